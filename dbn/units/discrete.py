@@ -1,0 +1,194 @@
+"""Units with finitely many states: Bernoulli, Spin and Categorical."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from dbn.units.base import Unit
+
+_BORDER = 1e-3  # means are kept this far from 0 and 1 before a logarithm: a field of ±6.9 at most
+
+
+class Bernoulli(Unit):
+    """Binary units in {0, 1}: A(η) = Σ softplus(ηᵢ), mean σ(η).
+
+    Values between 0 and 1 are accepted as data and read as probabilities (grey pixels).
+
+    Source: P. Smolensky (1986), Information processing in dynamical systems: foundations of harmony theory.
+
+    Args:
+        size: number of units.
+
+    Example:
+        >>> Bernoulli(2).mean(torch.tensor([0.0, 100.0]))
+        tensor([0.5000, 1.0000])
+    """
+
+    support = (0.0, 1.0)
+
+    def log_partition(self, field: Tensor) -> Tensor:
+        return functional.softplus(field).sum(-1)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[..., 0])
+
+    def mean(self, field: Tensor) -> Tensor:
+        return torch.sigmoid(field)
+
+    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        mean = self.mean(field) if mean is None else mean
+        return _uniform_like(mean, generator).lt_(mean)
+
+    def field_of_mean(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, eps=_BORDER)
+
+    def activation(self) -> nn.Module:
+        return nn.Sigmoid()
+
+    @property
+    def cardinality(self) -> int:
+        return int(2**self.size)
+
+    def states(self, index: Tensor) -> Tensor:
+        return _digits(index, base=2, length=self.size).double()
+
+
+class Spin(Unit):
+    """Ising spins in {−1, +1}: A(η) = Σ log 2cosh ηᵢ, mean tanh η.
+
+    Args:
+        size: number of units.
+
+    Example:
+        >>> Spin(1).states(torch.arange(2))
+        tensor([[-1.],
+                [ 1.]], dtype=torch.float64)
+    """
+
+    support = (-1.0, 1.0)
+
+    def log_partition(self, field: Tensor) -> Tensor:
+        return torch.logaddexp(field, -field).sum(-1)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[..., 0])
+
+    def mean(self, field: Tensor) -> Tensor:
+        return torch.tanh(field)
+
+    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        # P(x = 1) = σ(2η) rather than (1 + tanh η)/2, which rounds small probabilities to zero.
+        up = torch.sigmoid(2 * field)
+        return _uniform_like(up, generator).lt_(up).mul_(2).sub_(1)
+
+    def field_of_mean(self, mean: Tensor) -> Tensor:
+        return torch.logit((1 + mean) / 2, eps=_BORDER) / 2
+
+    def activation(self) -> nn.Module:
+        return nn.Tanh()
+
+    @property
+    def cardinality(self) -> int:
+        return int(2**self.size)
+
+    def states(self, index: Tensor) -> Tensor:
+        return 2 * _digits(index, base=2, length=self.size).double() - 1
+
+
+class Categorical(Unit):
+    """One-hot groups of K columns (softmax or Potts units): A(η) = Σ over groups of logsumexp η, mean softmax η.
+
+    Data are one-hot rows, or rows of probabilities, group after group.
+
+    Source: R. Salakhutdinov, A. Mnih, G. Hinton (2007), Restricted Boltzmann machines for collaborative filtering.
+
+    Args:
+        size: number of columns, groups × K.
+        classes: K, the columns of a group; all columns are one group by default.
+
+    Raises:
+        ValueError: where K does not divide the number of columns.
+
+    Example:
+        >>> Categorical(6, classes=3).mean(torch.zeros(6))
+        tensor([0.3333, 0.3333, 0.3333, 0.3333, 0.3333, 0.3333])
+    """
+
+    support = (0.0, 1.0)
+
+    def __init__(self, size: int, classes: int | None = None) -> None:
+        super().__init__(size)
+        self.classes = size if classes is None else classes
+        if self.classes < 2 or size % self.classes:
+            raise ValueError(f"classes is {classes} and size is {size}: K must be at least 2 and divide the columns")
+
+    @property
+    def groups(self) -> int:
+        """Number of one-hot groups."""
+        return self.size // self.classes
+
+    def log_partition(self, field: Tensor) -> Tensor:
+        return self._grouped(field).logsumexp(-1).sum(-1)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[..., 0])
+
+    def mean(self, field: Tensor) -> Tensor:
+        return self._grouped(field).softmax(-1).flatten(-2)
+
+    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        mean = self.mean(field) if mean is None else mean
+        cumulative = self._grouped(mean).cumsum(-1)
+        # Scaling by the last sum, not by 1, keeps a rounded total from choosing a column that does not exist.
+        threshold = _uniform_like(cumulative[..., :1], generator) * cumulative[..., -1:]
+        chosen = (cumulative <= threshold).sum(-1).clamp_(max=self.classes - 1)
+        return functional.one_hot(chosen, self.classes).to(mean.dtype).flatten(-2)
+
+    def field_of_mean(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=_BORDER).log()
+
+    def activation(self) -> nn.Module:
+        if self.groups == 1:
+            return nn.Softmax(-1)
+        return nn.Sequential(nn.Unflatten(-1, (self.groups, self.classes)), nn.Softmax(-1), nn.Flatten(-2))
+
+    @property
+    def cardinality(self) -> int:
+        return int(self.classes**self.groups)
+
+    def states(self, index: Tensor) -> Tensor:
+        digits = _digits(index, base=self.classes, length=self.groups)
+        return functional.one_hot(digits, self.classes).double().flatten(-2)
+
+    def constrain_data(self, x: Tensor, name: str) -> None:
+        super().constrain_data(x, name)
+        totals = self._grouped(x).sum(-1)
+        worst = float((totals - 1).abs().max())
+        if worst > 1e-3:
+            raise ValueError(
+                f"{name} has groups of {self.classes} columns that do not sum to 1 (off by {worst:g}), but {self} "
+                "takes one-hot groups: encode each variable as one column per class"
+            )
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "classes": self.classes}
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, classes={self.classes}"
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:-1], self.groups, self.classes)
+
+
+def _uniform_like(x: Tensor, generator: Generator | None) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
+
+
+def _digits(index: Tensor, *, base: int, length: int) -> Tensor:
+    if length * math.log2(base) >= 63:
+        raise ValueError(f"{base}**{length} states cannot be numbered: enumerate a smaller layer")
+    powers = torch.tensor([base**place for place in range(length)], device=index.device)
+    return index[:, None] // powers % base

@@ -1,0 +1,157 @@
+"""Rectified units: the truncated Gaussian, which has an energy, and Nair and Hinton's noisy ReLU, which has none."""
+
+import math
+from typing import NoReturn
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dbn.units.base import Unit
+
+_TAIL = -4.0  # below this field the direct formulae lose digits to cancellation
+_FAR = 12.0  # above this field truncation changes no digit, and erfcx and its slope would overflow
+
+
+class ReLU(Unit):
+    """Non-negative units with base measure exp(−x²/2), x ≥ 0: a Gaussian N(η, 1) truncated at zero.
+
+    A(η) = Σ log √(π/2) erfcx(−ηᵢ/√2), mean η + φ(η)/Φ(η).
+
+    Source: C. Su, C. Huang, L. Carin (2016), Learning sigmoid belief networks via Monte Carlo expectation
+    maximization (truncated Gaussian units); J. Tubiana, R. Monasson (2017), Emergence of compositional
+    representations in restricted Boltzmann machines (ReLU potential).
+
+    Args:
+        size: number of units.
+
+    Example:
+        >>> ReLU(2).mean(torch.tensor([-30.0, 5.0]))
+        tensor([0.0333, 5.0000])
+    """
+
+    support = (0.0, float("inf"))
+    suggested_learning_rate = 0.001
+
+    def log_partition(self, field: Tensor) -> Tensor:
+        # log ∫ is ½η² + log √2π + log Φ(η) on the right and log √(π/2) + log erfcx(−η/√2) on the left, where the
+        # first form would subtract two large numbers. Each side sees only fields on which its derivative is finite.
+        # `where` and not `clamp`, whose derivative at the bound itself is 0: fields of exactly 0 are common.
+        right, left = torch.where(field > 0, field, 0.0), torch.where(field > 0, 0.0, field)
+        above = right.square() / 2 + math.log(2 * math.pi) / 2 + torch.special.log_ndtr(right)
+        below = math.log(math.pi / 2) / 2 + torch.special.erfcx(-left / math.sqrt(2)).log()
+        return torch.where(field > 0, above, below).sum(-1)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        return -x.square().sum(-1) / 2
+
+    def mean(self, field: Tensor) -> Tensor:
+        return _truncated_mean(field)
+
+    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        drawn = _truncated_by_inversion(field, generator)
+        tail = field < _TAIL
+        if bool(tail.any()):
+            drawn[tail] = _truncated_by_rejection(field[tail], generator)
+        return drawn
+
+    def field_of_mean(self, mean: Tensor) -> Tensor:
+        target = mean.clamp(min=1e-2)
+        low, high = -1 / target - 1, target + 1
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = _truncated_mean(middle) > target
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+    def activation(self) -> nn.Module:
+        return _TruncatedMean()
+
+
+class NoisyReLU(Unit):
+    """Rectified units with Gaussian noise before the rectification: x = max(0, η + N(0, σ(η))), mean max(0, η).
+
+    The infinite tied stack of Bernoulli units that they approximate has no finite energy of this form: they train and
+    encode, but every likelihood refuses them. Use `ReLU` where a likelihood is wanted.
+
+    Source: V. Nair, G. Hinton (2010), Rectified linear units improve restricted Boltzmann machines.
+
+    Args:
+        size: number of units.
+
+    Raises:
+        TypeError: from every energy, free energy and likelihood.
+
+    Example:
+        >>> NoisyReLU(2).mean(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
+
+    has_energy = False
+    support = (0.0, float("inf"))
+    suggested_learning_rate = 0.001
+
+    def log_partition(self, field: Tensor) -> Tensor:
+        self._refuse()
+
+    def log_base(self, x: Tensor) -> Tensor:
+        self._refuse()
+
+    def mean(self, field: Tensor) -> Tensor:
+        return torch.relu(field)
+
+    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        noise = torch.empty_like(field, memory_format=torch.contiguous_format).normal_(generator=generator)
+        return noise.mul_(torch.sigmoid(field).sqrt_()).add_(field).relu_()
+
+    def field_of_mean(self, mean: Tensor) -> Tensor:
+        return mean
+
+    def activation(self) -> nn.Module:
+        return nn.ReLU()
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(f"{self} has no energy, so no likelihood exists: use ReLU units (truncated Gaussian) instead")
+
+
+class _TruncatedMean(nn.Module):
+    """η -> η + φ(η)/Φ(η), the mean of `ReLU` units."""
+
+    def forward(self, field: Tensor) -> Tensor:
+        return _truncated_mean(field)
+
+
+def _truncated_mean(field: Tensor) -> Tensor:
+    near, far = torch.where(field > _TAIL, field, _TAIL), torch.where(field > _TAIL, _TAIL, field)
+    direct = near + math.sqrt(2 / math.pi) / torch.special.erfcx(-near.clamp(max=_FAR) / math.sqrt(2))
+    return torch.where(field > _TAIL, direct, _tail_mean(-far))
+
+
+def _tail_mean(distance: Tensor) -> Tensor:
+    # Laplace's continued fraction of the Mills ratio, 1/R(t) − t = 1/(t + 2/(t + 3/(t + …))), nothing subtracted.
+    fraction = distance
+    for level in range(24, 1, -1):
+        fraction = distance + level / fraction
+    return fraction.reciprocal()
+
+
+def _truncated_by_inversion(field: Tensor, generator: Generator | None) -> Tensor:
+    # P(X > x) = Φ(η − x)/Φ(η) is uniform on (0, 1). A uniform of exactly 0 would land at infinity.
+    field = field.clamp(min=_TAIL)
+    uniform = torch.empty_like(field, memory_format=torch.contiguous_format).uniform_(generator=generator)
+    uniform.clamp_(min=torch.finfo(field.dtype).eps / 4)
+    # Φ by erfc: torch's ndtr is off by 4e-4 of its value at −4 in single precision.
+    drawn: Tensor = field - torch.special.ndtri(uniform.mul_(torch.special.erfc(-field / math.sqrt(2)) / 2))
+    return drawn.clamp_(min=0)
+
+
+def _truncated_by_rejection(field: Tensor, generator: Generator | None) -> Tensor:
+    # C. Robert (1995), Simulation of truncated normal variables: x ~ Exp(−η), accepted with probability exp(−x²/2),
+    # which is above 0.94 for η < −4. Exact however far the tail, in any precision.
+    drawn = torch.empty_like(field)
+    open_ = torch.arange(field.numel(), device=field.device)
+    while open_.numel():
+        proposal = torch.empty_like(field[open_]).exponential_(generator=generator) / -field[open_]
+        accepted = torch.empty_like(proposal).uniform_(generator=generator) < (-proposal.square() / 2).exp()
+        drawn[open_[accepted]] = proposal[accepted]
+        open_ = open_[~accepted]
+    return drawn
