@@ -1,0 +1,264 @@
+"""The restricted Boltzmann machine: weights and biases that build fields for two layers of units."""
+
+from os import PathLike
+from typing import NamedTuple, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dbn import checkpoint
+from dbn.arguments import as_generator, as_rows, finite_number, whole_number
+from dbn.units import Unit, as_unit, from_config
+
+
+class Phase(NamedTuple):
+    """What one phase of learning knows: visible rows, and the hidden layer given them.
+
+    `visible_is_mean` tells visible values that stand for a conditional mean from values that were seen or sampled.
+    """
+
+    visible: Tensor
+    hidden_field: Tensor
+    hidden_mean: Tensor
+    visible_is_mean: bool = False
+
+
+class RBM(nn.Module):
+    """A restricted Boltzmann machine between two layers of any units.
+
+    −E(v, h) = log_base(v) + log_base(h) + b·v + c·h + vᵀWh, so that each layer given the other is its exponential
+    family at a field: η_h = c + Wᵀv, η_v = b + Wh.
+
+    Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence; M. Welling,
+    M. Rosen-Zvi, G. Hinton (2005), Exponential family harmoniums.
+
+    Args:
+        visible: the visible units; a number n means Bernoulli(n).
+        hidden: the hidden units, likewise.
+        weight_scale: standard deviation of the first weights (Hinton 2010 advises 0.01).
+        generator: draws the first weights.
+        seed: likewise, as a number.
+
+    Raises:
+        TypeError: where `visible` or `hidden` is no unit and no number.
+        ValueError: where a layer is empty.
+
+    Example:
+        >>> rbm = RBM(6, 4, seed=0)
+        >>> rbm.sample_hidden(torch.ones(3, 6), seed=1).shape
+        torch.Size([3, 4])
+    """
+
+    visible: Unit
+    hidden: Unit
+
+    def __init__(
+        self,
+        visible: int | Unit,
+        hidden: int | Unit,
+        *,
+        weight_scale: float = 0.01,
+        generator: Generator | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.visible = as_unit(visible, "visible")
+        self.hidden = as_unit(hidden, "hidden")
+        weight = torch.empty(self.visible.size, self.hidden.size)
+        spread = finite_number(weight_scale, "weight_scale")
+        weight.normal_(0, spread, generator=as_generator(generator, seed, weight.device))
+        self.weight = nn.Parameter(weight)
+        self.visible_bias = nn.Parameter(torch.zeros(self.visible.size))
+        self.hidden_bias = nn.Parameter(torch.zeros(self.hidden.size))
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether both layers have an energy, and so the machine a likelihood."""
+        return self.visible.has_energy and self.hidden.has_energy
+
+    def energy(self, v: Tensor, h: Tensor) -> Tensor:
+        """E(v, h) = −log_base(v) − log_base(h) − b·v − c·h − vᵀWh, in nats.
+
+        Args:
+            v: visible rows (n, V).
+            h: hidden rows (n, H).
+
+        Raises:
+            TypeError: where a layer's units have no energy.
+            ValueError: where a width is not the layer's.
+
+        Example:
+            >>> RBM(2, 1, weight_scale=0).energy(torch.ones(1, 2), torch.ones(1, 1)).tolist()
+            [-0.0]
+        """
+        v, h = self._visible_rows(v), self._hidden_rows(h)
+        bases = self.visible.log_base(v) + self.hidden.log_base(h)
+        return -(bases + v @ self.visible_bias + (self.hidden_field(v) * h).sum(-1))
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """F(v) = −log ∫ exp(−E(v, h)) dh = −log_base(v) − b·v − A(c + Wᵀv), in nats; p(v) = exp(−F(v))/Z.
+
+        Args:
+            v: visible rows (n, V).
+
+        Raises:
+            TypeError: where a layer's units have no energy.
+            ValueError: where the width is not V.
+
+        Example:
+            >>> RBM(2, 3, weight_scale=0).free_energy(torch.ones(1, 2))
+            tensor([-2.0794], grad_fn=<NegBackward0>)
+
+        Not a log-likelihood: two machines have different Z, so their free energies cannot be compared.
+        """
+        v = self._visible_rows(v)
+        return -(self.visible.log_base(v) + v @ self.visible_bias + self.hidden.log_partition(self.hidden_field(v)))
+
+    def hidden_free_energy(self, h: Tensor) -> Tensor:
+        """F(h) = −log ∫ exp(−E(v, h)) dv = −log_base(h) − c·h − A(b + Wh), in nats: (n, H) -> (n,)."""
+        h = self._hidden_rows(h)
+        return -(self.hidden.log_base(h) + h @ self.hidden_bias + self.visible.log_partition(self.visible_field(h)))
+
+    def hidden_field(self, v: Tensor) -> Tensor:
+        """η_h = c + Wᵀv: (n, V) -> (n, H)."""
+        return torch.addmm(self.hidden_bias, self._visible_rows(v), self.weight)
+
+    def visible_field(self, h: Tensor) -> Tensor:
+        """η_v = b + Wh: (n, H) -> (n, V)."""
+        return torch.addmm(self.visible_bias, self._hidden_rows(h), self.weight.t())
+
+    def mean_hidden(self, v: Tensor) -> Tensor:
+        """E[h | v], the mean of the hidden units at c + Wᵀv: (n, V) -> (n, H)."""
+        return self.hidden.mean(self.hidden_field(v))
+
+    def mean_visible(self, h: Tensor) -> Tensor:
+        """E[v | h], the mean of the visible units at b + Wh: (n, H) -> (n, V)."""
+        return self.visible.mean(self.visible_field(h))
+
+    @torch.no_grad()
+    def sample_hidden(self, v: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
+        """Draw h from p(h | v): (n, V) -> (n, H)."""
+        return self.hidden.sample(self.hidden_field(v), generator=self._generator(generator, seed))
+
+    @torch.no_grad()
+    def sample_visible(self, h: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
+        """Draw v from p(v | h): (n, H) -> (n, V)."""
+        return self.visible.sample(self.visible_field(h), generator=self._generator(generator, seed))
+
+    def gibbs(
+        self, v: Tensor, steps: int = 1, *, generator: Generator | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Run block Gibbs sampling v → h → v, which leaves the machine's distribution invariant.
+
+        Source: S. Geman, D. Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian restoration
+        of images.
+
+        Args:
+            v: visible rows (n, V), one chain a row.
+            steps: number of v → h → v steps; 0 returns v.
+            generator: draws all samples.
+            seed: likewise, as a number.
+
+        Raises:
+            ValueError: where the width is not V or `steps` is negative.
+
+        Example:
+            >>> RBM(4, 3, seed=0).gibbs(torch.zeros(2, 4), steps=10, seed=1).shape
+            torch.Size([2, 4])
+
+        Not a set of independent samples of the model until the chains have mixed, which machines with several
+        separate modes do arbitrarily slowly.
+        """
+        generator = self._generator(generator, seed)
+        for _ in range(whole_number(steps, "steps", at_least=0)):
+            v = self.sample_visible(self.sample_hidden(v, generator=generator), generator=generator)
+        return v
+
+    def reconstruct(self, v: Tensor) -> Tensor:
+        """E[v | h = E[h | v]], the mean-field reconstruction: (n, V) -> (n, V)."""
+        return self.mean_visible(self.mean_hidden(v))
+
+    def phase(self, v: Tensor, *, visible_is_mean: bool = False) -> Phase:
+        """The phase of learning at visible rows v (n, V)."""
+        field = self.hidden_field(v)
+        return Phase(v, field, self.hidden.mean(field), visible_is_mean)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write units and parameters to one file, atomically; `RBM.load` reads it without running code."""
+        units = [self.visible.config(), self.hidden.config()]
+        checkpoint.save(path, {"kind": "RBM", "units": units, "state": self.state_dict()})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            ValueError: where the file holds something else, or is damaged.
+        """
+        saved = checkpoint.load(path, kind="RBM")
+        rbm = cls(*(from_config(config) for config in saved["units"]))
+        rbm.to(saved["state"]["weight"].dtype).load_state_dict(saved["state"])
+        return rbm
+
+    def extra_repr(self) -> str:
+        return f"{self.visible.size} visible, {self.hidden.size} hidden"
+
+    def _visible_rows(self, v: Tensor) -> Tensor:
+        return as_rows(v, self.visible.size, like=self.weight, name="v")
+
+    def _hidden_rows(self, h: Tensor) -> Tensor:
+        return as_rows(h, self.hidden.size, like=self.weight, name="h")
+
+    def _generator(self, generator: Generator | None, seed: int | None) -> Generator | None:
+        return as_generator(generator, seed, self.weight.device)
+
+
+def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float) -> None:
+    """Add `scale` times the mean over rows of ∂(−F)/∂θ at a phase to `into`, for every parameter named there.
+
+    ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so the positive and the
+    negative phase of every estimator come through here, each divided by its own number of rows.
+
+    Args:
+        rbm: the machine.
+        into: parameter names, as in `rbm.named_parameters()`, to the tensors that are added to in place.
+        phase: visible rows and hidden means; their number is the denominator.
+        scale: the factor, positive for data and negative for the model.
+    """
+    v, h = phase.visible, phase.hidden_mean
+    share = scale / len(v)
+    into["weight"].addmm_(v.t(), h, alpha=share)
+    into["visible_bias"].add_(v.sum(0), alpha=share)
+    into["hidden_bias"].add_(h.sum(0), alpha=share)
+    for name, gradient in rbm.visible.own_gradient(v, is_mean=phase.visible_is_mean).items():
+        into[f"visible.{name}"].add_(gradient, alpha=scale)
+    for name, gradient in rbm.hidden.own_gradient(h, is_mean=True).items():
+        into[f"hidden.{name}"].add_(gradient, alpha=scale)
+
+
+@torch.no_grad()
+def gradient(rbm: RBM, positive: Phase, negative: Phase) -> dict[str, Tensor]:
+    """The (approximate) gradient of the mean log-likelihood: mean ∂(−F)/∂θ at the data minus that at the model.
+
+    Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence.
+
+    Args:
+        rbm: the machine.
+        positive: the phase at data rows.
+        negative: the phase at the model's rows, of any number.
+
+    Returns:
+        Parameter names to gradients of the parameters' shapes.
+
+    Example:
+        >>> rbm = RBM(3, 2, seed=0)
+        >>> data, dream = rbm.phase(torch.ones(4, 3)), rbm.phase(torch.zeros(5, 3))
+        >>> gradient(rbm, data, dream)["visible_bias"]
+        tensor([1., 1., 1.])
+
+    Unbiased only where the negative rows are samples of the model; after CD-k they are not.
+    """
+    into = {name: torch.zeros_like(value) for name, value in rbm.named_parameters() if value.requires_grad}
+    add_gradient(rbm, into, positive, 1.0)
+    add_gradient(rbm, into, negative, -1.0)
+    return into
