@@ -1,0 +1,72 @@
+"""Learning rates and momenta as pure functions of the epoch.
+
+A schedule maps the epochs done so far, a float that grows within the epoch, to a value.
+"""
+
+import math
+from collections.abc import Callable
+
+from dbn.arguments import finite_number
+
+Schedule = Callable[[float], float]
+
+
+def as_schedule(value: float | Schedule, name: str) -> Schedule:
+    """`value` itself where it is a schedule, else that number at every epoch.
+
+    Raises:
+        TypeError: where it is neither.
+        ValueError: where the number is negative or not finite.
+
+    Example:
+        >>> as_schedule(0.1, "learning_rate")(3.5)
+        0.1
+    """
+    return value if callable(value) else constant(finite_number(value, name))
+
+
+def constant(value: float) -> Schedule:
+    """The same value at every epoch.
+
+    Example:
+        >>> constant(0.1)(7.0)
+        0.1
+    """
+    return lambda epoch: value
+
+
+def switch(before: float, after: float, at: float) -> Schedule:
+    """`before` until `at` epochs are done, `after` from then on.
+
+    Hinton's momentum is `switch(0.5, 0.9, at=5)`: 0.9 from the sixth epoch.
+
+    Source: G. Hinton (2010), A practical guide to training restricted Boltzmann machines, section 9.
+
+    Example:
+        >>> momentum = switch(0.5, 0.9, at=5)
+        >>> momentum(4.99), momentum(5.0)
+        (0.5, 0.9)
+    """
+    return lambda epoch: after if epoch >= at else before
+
+
+def linear(start: float, end: float, epochs: float) -> Schedule:
+    """From `start` to `end` in a straight line over `epochs`, `end` from then on.
+
+    Example:
+        >>> linear(1.0, 0.0, epochs=10)(2.5)
+        0.75
+    """
+    return lambda epoch: start + (end - start) * min(epoch / epochs, 1.0)
+
+
+def cosine(start: float, end: float, epochs: float) -> Schedule:
+    """From `start` to `end` along half a cosine over `epochs`, `end` from then on.
+
+    Source: I. Loshchilov, F. Hutter (2017), SGDR: stochastic gradient descent with warm restarts.
+
+    Example:
+        >>> cosine(1.0, 0.0, epochs=10)(5)
+        0.5
+    """
+    return lambda epoch: end + (start - end) * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
