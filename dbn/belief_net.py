@@ -1,0 +1,303 @@
+"""The deep belief network: machines stacked greedily, each trained on what the ones below make of the data."""
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from os import PathLike
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dbn import checkpoint, mlp
+from dbn.arguments import as_generator, as_rows, check_finite, per_layer, whole_number
+from dbn.batches import MappedSource, Source, TensorSource
+from dbn.estimators import Estimator
+from dbn.history import History, Record
+from dbn.rbm import RBM
+from dbn.schedules import Schedule
+from dbn.training import MOMENTUM, Recipe, open_rows, run
+from dbn.units import Unit, as_unit, from_config
+
+T = TypeVar("T")
+PerLayer: TypeAlias = T | Sequence[T]
+
+_CHUNK = 8192  # rows that pass through the stack at once
+
+
+class DBN(nn.Module):
+    """A deep belief network: a stack of restricted Boltzmann machines, pretrained greedily from the bottom up.
+
+    The top two layers are a machine with the joint p(h_{L−1}, h_L); below it, v and h are generated downwards by
+    p(h_{k−1} | h_k), the conditional of the k-th machine.
+
+    Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets.
+
+    Args:
+        units: the layers bottom first, at least two, each a number of Bernoulli units or units.
+        weight_scale: standard deviation of the first weights.
+        generator: draws the first weights.
+        seed: likewise, as a number.
+
+    Raises:
+        TypeError, ValueError: for fewer than two layers, or layers that are no units.
+
+    Example:
+        >>> stack = DBN([16, 8, 4], seed=0)
+        >>> rows = (torch.rand(100, 16, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+        >>> histories = stack.pretrain(rows, epochs=1, progress=False, seed=0)
+        >>> stack.encode(rows).shape
+        torch.Size([100, 4])
+    """
+
+    #: The machines, bottom first.
+    layers: Sequence[RBM]
+
+    def __init__(
+        self,
+        units: Sequence[int | Unit],
+        *,
+        weight_scale: float = 0.01,
+        generator: Generator | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(units, list | tuple) or len(units) < 2:
+            raise ValueError(f"units is {units!r}: list at least the visible layer and one hidden layer")
+        generator = as_generator(generator, seed, torch.get_default_device())
+        kinds = [as_unit(unit, f"units[{place}]") for place, unit in enumerate(units)]
+        # A layer is hidden in one machine and visible in the next; what each learns of its units is its own.
+        self.layers = nn.ModuleList(  # type: ignore[assignment]
+            RBM(copy.deepcopy(low), copy.deepcopy(high), weight_scale=weight_scale, generator=generator)
+            for low, high in pairwise(kinds)
+        )
+
+    def pretrain(
+        self,
+        data: Any,
+        *,
+        epochs: PerLayer[int] = 10,
+        batch_size: PerLayer[int] = 100,
+        learning_rate: PerLayer[float | Schedule | None] = None,
+        momentum: PerLayer[float | Schedule] = MOMENTUM,
+        weight_decay: PerLayer[float] = 2e-4,
+        estimator: PerLayer[Estimator] | None = None,
+        upward: Literal["means", "samples"] = "means",
+        validation: Any = None,
+        cache_bytes: int = 2**31,
+        callback: Callable[[Record], None] | None = None,
+        progress: bool = True,
+        generator: Generator | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> list[History]:
+        """Train the machines one after another, each on the hidden layer of the frozen machines below.
+
+        Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets.
+
+        Args:
+            data: rows (n, V) as a tensor, NumPy array or memmap, or a Dataset or DataLoader of them; labels that come
+                along are ignored.
+            epochs: passes over the data; like all settings up to `estimator`, one value or a list with one a layer.
+            batch_size: rows an update.
+            learning_rate: a number or a schedule of the epoch; by default what suits the units.
+            momentum: likewise.
+            weight_decay: L2 cost of the weights.
+            estimator: the negative phase; every layer gets a copy of its own.
+            upward: pass "means" (Hinton's recipe) or fresh "samples" of the hidden units to the next layer.
+            validation: rows held back, for the free-energy gap of every layer.
+            cache_bytes: encodings for the next layer are kept in memory up to this size, and computed anew for every
+                batch above it. Samples, and batches of a Dataset or DataLoader, are always computed anew.
+            callback: called with every record, which has the number of the layer, from 1, under "layer".
+            progress: show a bar a layer.
+            generator: draws everything that is drawn; it must be on the device of the stack.
+            seed: likewise, as a number.
+            settings: `initialise_bias`, `monitor_rows` and `record_every` of `train`, the same for all layers.
+
+        Returns:
+            A history a layer, as `train` returns it.
+
+        Raises:
+            TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
+            DivergenceError: where parameters of a layer are no longer finite.
+
+        Example:
+            >>> stack = DBN([16, 8, 4], seed=0)
+            >>> histories = stack.pretrain(torch.zeros(100, 16), epochs=[1, 2], progress=False, seed=0)
+            >>> [len(history) for history in histories]
+            [1, 2]
+        """
+        count = len(self.layers)
+        columns = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "estimator": estimator,
+        }
+        rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
+        recipes = [Recipe(**dict(zip(columns, copy.deepcopy(row), strict=True)), **settings) for row in rows]
+        if upward not in ("means", "samples"):
+            raise ValueError(f'upward is {upward!r}: pass "means" or "samples" to the next layer')
+        generator = as_generator(generator, seed, self.layers[0].weight.device)
+        source = open_rows(self.layers[0], data, recipes[0].batch_size)
+        held_back = None if validation is None else open_rows(self.layers[0], validation, _CHUNK, "validation")
+        histories = []
+        for place, (rbm, recipe) in enumerate(zip(self.layers, recipes, strict=True)):
+            if place:
+                below = self.layers[place - 1]
+                source = _encoded(source, below, upward, cache_bytes, generator).with_batch_size(recipe.batch_size)
+                held_back = None if held_back is None else _encoded(held_back, below, upward, cache_bytes, generator)
+            notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{count}"
+            histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
+        return histories
+
+    def encode(self, x: Any) -> Tensor:
+        """The mean-field up pass: E[h | v] of each layer fed to the next, (n, V) -> (n, H of the top).
+
+        Args:
+            x: rows (n, V) as a tensor or an array.
+
+        Raises:
+            ValueError: where the width is not V, or the visible units do not take such values.
+
+        Example:
+            >>> DBN([6, 4, 2], seed=0).encode(torch.ones(3, 6)).shape
+            torch.Size([3, 2])
+        """
+        return self._in_chunks(self._up, self._rows(x, self.layers[0].visible, "x"))
+
+    def decode(self, h: Any) -> Tensor:
+        """The mean-field down pass: E[v | h] of each layer fed to the one below, (n, H of the top) -> (n, V).
+
+        Args:
+            h: rows (n, H) of the top layer.
+
+        Raises:
+            ValueError: where the width is not H, or the top units do not take such values.
+
+        Example:
+            >>> DBN([6, 4, 2], seed=0).decode(torch.ones(3, 2)).shape
+            torch.Size([3, 6])
+        """
+        return self._in_chunks(self._down, self._rows(h, self.layers[-1].hidden, "h"))
+
+    def reconstruct(self, x: Any) -> Tensor:
+        """`decode(encode(x))`: (n, V) -> (n, V)."""
+        return self._in_chunks(lambda rows: self._down(self._up(rows)), self._rows(x, self.layers[0].visible, "x"))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        steps: int = 1000,
+        *,
+        mean: bool = False,
+        generator: Generator | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draw visible rows: Gibbs sampling in the top machine, then one sampled pass down.
+
+        Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets, section 5.
+
+        Args:
+            n: number of independent chains, each giving one row.
+            steps: Gibbs steps in the top machine, from a start drawn at its visible biases.
+            mean: return E[v | h] of the last step instead of a sample, which is what pictures of digits show.
+            generator: draws everything; it must be on the device of the stack.
+            seed: likewise, as a number.
+
+        Returns:
+            Rows (n, V).
+
+        Example:
+            >>> DBN([6, 4, 2], seed=0).sample(5, steps=10, seed=1).shape
+            torch.Size([5, 6])
+
+        Not samples of the model where the top machine's chains have not mixed: compare several numbers of steps.
+        """
+        generator = as_generator(generator, seed, self.layers[0].weight.device)
+        top, *below = reversed(self.layers)
+        v = top.visible.sample(top.visible_bias.expand(whole_number(n, "n"), -1), generator=generator)
+        h = top.sample_hidden(top.gibbs(v, steps, generator=generator), generator=generator)
+        for rbm in (top, *below[:-1]) if below else ():
+            h = rbm.sample_visible(h, generator=generator)
+        bottom = self.layers[0]
+        return bottom.mean_visible(h) if mean else bottom.sample_visible(h, generator=generator)
+
+    def to_mlp(self, outputs: int, **options: Any) -> nn.Sequential:
+        """A plain network whose body computes exactly `encode(x)`, with a new head; see `dbn.mlp.classifier`.
+
+        Args:
+            outputs: number of classes or of real targets.
+            options: `transfer`, `data`, `dropout`, `input_dropout`, `generator` and `seed` of `dbn.mlp.classifier`.
+
+        Example:
+            >>> DBN([6, 4, 2], seed=0).to_mlp(outputs=3)(torch.ones(5, 6)).shape
+            torch.Size([5, 3])
+        """
+        return mlp.classifier(self.layers, outputs, **options)
+
+    def to_autoencoder(self) -> nn.Sequential:
+        """A plain network that computes exactly `reconstruct(x)`, for fine-tuning as an autoencoder."""
+        return mlp.autoencoder(self.layers)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write units and parameters to one file, atomically; `DBN.load` reads it without running code."""
+        units = [self.layers[0].visible.config(), *(rbm.hidden.config() for rbm in self.layers)]
+        checkpoint.save(path, {"kind": "DBN", "units": units, "state": self.state_dict()})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            ValueError: where the file holds something else, or is damaged.
+        """
+        saved = checkpoint.load(path, kind="DBN")
+        stack = cls([from_config(config) for config in saved["units"]])
+        stack.to(saved["state"]["layers.0.weight"].dtype).load_state_dict(saved["state"])
+        return stack
+
+    def _up(self, x: Tensor) -> Tensor:
+        for rbm in self.layers:
+            x = rbm.mean_hidden(x)
+        return x
+
+    def _down(self, h: Tensor) -> Tensor:
+        for rbm in reversed(self.layers):
+            h = rbm.mean_visible(h)
+        return h
+
+    def _rows(self, x: Any, units: Unit, name: str) -> Tensor:
+        rows = as_rows(x, units.size, like=self.layers[0].weight, name=name)
+        if len(rows):
+            check_finite(rows, name)
+            units.constrain_data(rows, name)
+        return rows
+
+    @torch.no_grad()
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return torch.cat([function(rows) for rows in torch.split(x, _CHUNK)]) if len(x) > _CHUNK else function(x)
+
+
+def _encoded(
+    source: Source, below: RBM, upward: Literal["means", "samples"], cache_bytes: int, generator: Generator | None
+) -> Source:
+    """The rows of the next layer: what the machine below makes of the rows of `source`."""
+    width = below.hidden.size
+    if upward == "samples":
+        return MappedSource(source, lambda v: below.sample_hidden(v, generator=generator), width)
+    encoded = MappedSource(source, lambda v: below.mean_hidden(v).detach(), width)
+    size = (source.rows or 0) * width * below.weight.element_size()
+    if not source.fixed or size > cache_bytes:
+        return encoded
+    rows = torch.cat([batch.x for batch in encoded.in_order()])
+    return TensorSource(rows, None, batch_size=source.batch_size, like=below.weight)
+
+
+def _with_layer(callback: Callable[[Record], None] | None, layer: int) -> Callable[[Record], None] | None:
+    if callback is None:
+        return None
+    return lambda record: callback({"layer": float(layer), **record})
