@@ -1,0 +1,1 @@
+"""Studies with the library, one question a file."""
