@@ -1,0 +1,42 @@
+"""Restricted Boltzmann machines, deep belief networks and greedy pretraining in PyTorch."""
+
+from dbn import datasets, schedules
+from dbn.belief_net import DBN
+from dbn.estimators import CD, PCD, Estimator
+from dbn.finetuning import Evaluation, evaluate, finetune, predict
+from dbn.history import DivergenceError, History
+from dbn.initialisation import initialise
+from dbn.likelihood import exact_log_partition, log_likelihood
+from dbn.rbm import RBM
+from dbn.training import train
+from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CD",
+    "DBN",
+    "PCD",
+    "RBM",
+    "Bernoulli",
+    "Categorical",
+    "DivergenceError",
+    "Estimator",
+    "Evaluation",
+    "Gaussian",
+    "History",
+    "Joint",
+    "NoisyReLU",
+    "ReLU",
+    "Spin",
+    "Unit",
+    "datasets",
+    "evaluate",
+    "exact_log_partition",
+    "finetune",
+    "initialise",
+    "log_likelihood",
+    "predict",
+    "schedules",
+    "train",
+]
