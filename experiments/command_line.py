@@ -1,0 +1,88 @@
+"""A frozen dataclass and a table of presets, made into a command line."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+def option(default: Any, text: str) -> Any:
+    """A field of a configuration with its default and the line that `--help` prints."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def parse(
+    presets: Mapping[str, Config], description: str, arguments: Sequence[str] | None = None
+) -> tuple[str, Config]:
+    """The name of the chosen preset and its configuration with the options of the command line put in.
+
+    Args:
+        presets: names to configurations of one dataclass; the first is the default.
+        description: what the experiment answers.
+        arguments: the command line without the program; that of the process by default.
+    """
+    default, example = next(iter(presets.items()))
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_describe(presets)
+    )
+    parser.add_argument("preset", nargs="?", default=default, choices=list(presets), help=f"default: {default}")
+    hints = typing.get_type_hints(type(example))
+    for field in dataclasses.fields(example):  # type: ignore[arg-type]
+        _add(parser, field, hints[field.name], getattr(example, field.name))
+    given = vars(parser.parse_args(arguments))
+    name = given.pop("preset")
+    changed = {key: value for key, value in given.items() if value is not argparse.SUPPRESS}
+    return name, dataclasses.replace(presets[name], **changed)  # type: ignore[type-var]
+
+
+def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, default: Any) -> None:
+    flag, shown = f"--{field.name.replace('_', '-')}", _shown(default)
+    text = f"{field.metadata['help']} ({shown})"
+    kind = _plain(hint)
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+    elif typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        parser.add_argument(
+            flag, type=item, nargs="+", action=_Tuple, default=argparse.SUPPRESS, help=text, metavar=_meta(item)
+        )
+    else:
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=_meta(kind))
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _plain(hint: Any) -> Any:
+    """`X | None` as X."""
+    if isinstance(hint, types.UnionType):
+        return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return hint
+
+
+def _meta(kind: type) -> str:
+    return {int: "N", float: "X", str: "NAME"}[kind]
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _describe(presets: Mapping[str, Any]) -> str:
+    """What each preset changes of the first."""
+    (first, base), *others = presets.items()
+    lines = [f"presets (the defaults above are those of {first!r}):"]
+    for name, config in others:
+        changes = [
+            f"{field.name}={_shown(getattr(config, field.name))}"
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != getattr(base, field.name)
+        ]
+        lines.append(f"  {name}: {', '.join(changes)}")
+    return "\n".join(lines)

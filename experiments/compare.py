@@ -1,0 +1,224 @@
+"""Was pretraining worth it? A pretrained stack against named starts, on the same splits and the same budget.
+
+Every seed draws its own labelled subset, validation rows, weights and order; all starts of a seed share them. A stack
+is pretrained once a seed on all training rows, without labels. For every start the learning rate with the lowest mean
+validation error is taken from one list, the weights are those of the best epoch on validation, and the test set is
+read once, by the networks so chosen.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from dbn import DBN, datasets, evaluate, finetune, plots
+from dbn.arguments import choose_device
+from dbn.datasets import DataSplit
+from dbn.history import History
+from experiments.command_line import option, parse
+from experiments.pretrain import image_shape
+from experiments.results import as_dict, environment, read_json, write_json
+from experiments.signals import layer_names, seeded_rows, spreads
+from experiments.starts import STARTS, pretrained
+from experiments.tables import conclusion, table
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to compare, on what, and the budget that every start has."""
+
+    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
+    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
+    labels: tuple[int, ...] = option((500,), "numbers of labelled training rows, each a comparison of its own")
+    seeds: int = option(5, "number of seeds")
+    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
+    starts: tuple[str, ...] = option(tuple(STARTS), "starts to compare")
+    pretrain_epochs: int = option(30, "passes over the unlabelled rows for each layer")
+    epochs: int = option(15, "at least so many passes over the labelled rows")
+    updates: int = option(750, "at least so many updates, which decides where labels are few")
+    rates: tuple[str, ...] = option(
+        ("1e-3", "3e-3", "1e-3/1e-2"), "Adam's rates to choose from, for all layers or body/head"
+    )
+    target_error: float | None = option(
+        None, "validation error in percent for the epochs column; by default where the best baseline ends"
+    )
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str | None = option(
+        None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
+    )
+
+
+_FULL: dict[str, Any] = {"labels": (1000, 60000), "updates": 2000}
+PRESETS = {
+    "sample": Config(),
+    **{name: Config(data=name, **_FULL) for name in ("mnist", "fashion-mnist", "kmnist", "emnist-letters", "usps")},
+    "tiny": Config(
+        labels=(100,), seeds=2, hidden=(32, 16), pretrain_epochs=1, epochs=2, updates=1, rates=("1e-3", "3e-3")
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
+    preset, config = parse(PRESETS, __doc__ or "", arguments)
+    unknown = [name for name in config.starts if name not in STARTS]
+    if unknown:
+        raise SystemExit(f"--starts {' '.join(unknown)}: known are {' '.join(STARTS)}")
+    out = Path(config.out or f"runs/compare-{preset}")
+    claim(out, config)
+    stacks = _stacks(config, out)
+    arms = []
+    plan = [(labels, start) for labels in config.labels for start in config.starts]
+    total = len(plan) * len(config.rates) * config.seeds
+    with tqdm(total=total, desc="fine-tuning", unit="run", dynamic_ncols=True) as bar:
+        for labels, start in plan:
+            path = out / "arms" / f"{labels}-{start}.json"
+            if not path.exists():
+                write_json(path, _run_arm(config, labels, start, stacks, bar))
+            else:
+                bar.update(len(config.rates) * config.seeds)
+            arms.append(read_json(path))
+    return report(config, arms, stacks, out)
+
+
+def claim(out: Path, config: Config) -> None:
+    """Make `out` the folder of this configuration; stop where it holds finished work of another."""
+    path = out / "config.json"
+    if path.exists() and read_json(path) != as_dict(config):
+        raise SystemExit(f"{out} holds a run of another configuration: choose another --out, or delete it")
+    write_json(path, as_dict(config))
+
+
+def _stacks(config: Config, out: Path) -> list[DBN | None]:
+    if not any(STARTS[name].from_stack for name in config.starts):
+        return [None] * config.seeds
+    device = str(choose_device(config.device))
+    return [
+        pretrained(
+            _split(config.data, config.root, None, seed),
+            config.hidden,
+            epochs=config.pretrain_epochs,
+            seed=seed,
+            device=device,
+            path=out / "stacks" / f"seed-{seed}.pt",
+        )
+        for seed in range(config.seeds)
+    ]
+
+
+def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]") -> dict[str, Any]:
+    """Every rate with every seed; then the chosen rate's networks, and only they, on the test set."""
+    start, trials = STARTS[name], {}
+    for rate in config.rates:
+        trials[rate] = []
+        for seed in range(config.seeds):
+            bar.set_description(f"{labels} labels, {start.label}, rate {rate}, seed {seed}")
+            trials[rate].append(_fine_tuned(config, labels, name, rate, seed, stacks[seed]))
+            bar.update()
+    chosen = min(config.rates, key=lambda rate: sum(min(history["validation_error"]) for _, history in trials[rate]))
+    body, head = rates_of(chosen)
+    histories = [history for _, history in trials[chosen]]
+    return {
+        "start": start.label,
+        "activation": start.activation,
+        "labels": labels,
+        "learning_rate": body,
+        "head_learning_rate": head,
+        "test_error": [
+            100 * evaluate(network, *_split(config.data, config.root, labels, seed).test).error
+            for seed, (network, _) in enumerate(trials[chosen])
+        ],
+        "seconds": [history.last["seconds"] for history in histories],
+        "validation_error": [100 * min(history["validation_error"]) for history in histories],
+        "validation_curves": [[100 * error for error in history["validation_error"]] for history in histories],
+    }
+
+
+def _fine_tuned(
+    config: Config, labels: int, name: str, rate: str, seed: int, stack: DBN | None
+) -> tuple[nn.Module, History]:
+    split = _split(config.data, config.root, labels, seed)
+    train = split.train.labelled
+    batch_size, epochs = budget(len(train.x), config)
+    sizes = [train.x.shape[1], *config.hidden, split.classes]
+    network = STARTS[name].build(sizes, copy.deepcopy(stack), seed)
+    body, head = rates_of(rate)
+    history = finetune(
+        network,
+        *train,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=body,
+        head_learning_rate=head,
+        validation=split.validation,
+        device=config.device,
+        progress=False,
+        seed=seed,
+    )
+    return network, history
+
+
+def budget(rows: int, config: Config) -> tuple[int, int]:
+    """Batch size and epochs for so many labelled rows: a fiftieth of them, 10 to 100, and enough updates."""
+    batch_size = min(max(rows // 50, 10), 100)
+    return batch_size, max(config.epochs, -(-config.updates * batch_size // rows))
+
+
+def rates_of(text: str) -> tuple[float, float]:
+    """ "1e-3/1e-2" as body and head, "1e-3" as both."""
+    body, _, head = text.partition("/")
+    return float(body), float(head or body)
+
+
+@lru_cache(maxsize=16)
+def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
+    return datasets.load(data, root=root, labels=labels, seed=seed)
+
+
+def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> dict[str, Any]:
+    """Print the table, write `results.json`, `table.md` and the pictures."""
+    content = {"config": as_dict(config), "environment": environment(), "arms": arms}
+    write_json(out / "results.json", content)
+    text = "\n\n".join(
+        f"**{config.data}, {labels} labels, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
+        f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels)}"
+        for labels in config.labels
+    )
+    (out / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n")
+    draw(config, arms, stacks, out)
+    print(f"wrote {out}/results.json, table.md, curves.png, signal.png" + ", filters.png" * (stacks[0] is not None))
+    return content
+
+
+def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
+    """Write `curves.png`, `signal.png` and, where there is a stack, `filters.png`."""
+    panels = {
+        f"{labels} labels": {arm["start"]: arm["validation_curves"] for arm in arms if arm["labels"] == labels}
+        for labels in config.labels
+    }
+    highlight = STARTS["dbn"].label
+    figure = plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
+    figure.savefig(out / "curves.png")
+    split = _split(config.data, config.root, None, 0)
+    rows = seeded_rows(*split.train.labelled, count=500, seed=0)
+    sizes = [split.train.x.shape[1], *config.hidden, split.classes]
+    titles = ("spread of activations before training", "spread of gradients before training")
+    signals: dict[str, dict[str, list[float]]] = {title: {} for title in titles}
+    for name in config.starts:
+        network = STARTS[name].build(sizes, copy.deepcopy(stacks[0]), seed=0)
+        for title, values in zip(titles, spreads(network, *rows), strict=True):
+            signals[title][STARTS[name].label] = values
+    ticks = dict(zip(titles, layer_names(len(config.hidden)), strict=True))
+    plots.by_layer(signals, ticks=ticks, highlight=highlight).savefig(out / "signal.png")
+    if stacks[0] is not None:
+        plots.filters(stacks[0].layers[0].weight, image_shape(split)).savefig(out / "filters.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Train a classifier from a named start or a pretrained stack, and test it.
+
+`python -m experiments.finetune seed` is the script that this project grew from, mnist_nn_xavier, with test inputs
+scaled as in training: 784-256-256-10, ReLU, Xavier, Adam 1e-3, 15 epochs, batch 100, seed 777. It uses all 60,000
+training images and no validation rows, as the script did.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dbn import DBN, datasets, evaluate, finetune, predict
+from dbn.arguments import choose_device
+from dbn.datasets import DataSplit, Samples
+from experiments.command_line import option, parse
+from experiments.results import as_dict, environment, write_json
+from experiments.starts import STARTS
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train, from which start, and how."""
+
+    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
+    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
+    labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
+    start: str = option("xavier", f"path of a saved stack, or one of {', '.join(STARTS)} (the last two need --stack)")
+    stack: str | None = option(None, "path of a saved stack for --start permuted or dbn")
+    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack where there is one")
+    epochs: int = option(15, "passes over the labelled rows")
+    batch_size: int = option(100, "rows an update")
+    learning_rate: float = option(1e-3, "Adam's rate")
+    head_learning_rate: float | None = option(None, "Adam's rate for the last layer; as the rest by default")
+    validation: bool = option(True, "hold back validation rows and keep the weights of the best epoch on them")
+    seed: int = option(0, "draws the split, the start and the order")
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str = option("runs/finetune", "folder for the result and the network")
+
+
+PRESETS = {
+    "sample": Config(),
+    "seed": Config(data="mnist", validation=False, seed=777, out="runs/finetune-seed"),
+    "mnist": Config(data="mnist", out="runs/finetune-mnist"),
+    "tiny": Config(labels=100, hidden=(16,), epochs=1, out="runs/finetune-tiny"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> float:
+    """Fine-tune, print the test error and one random test digit, save the result, and return the error in percent."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    split = datasets.load(config.data, root=config.root, labels=config.labels, seed=config.seed)
+    network = _network(config, split).to(choose_device(config.device))
+    train = split.train.labelled if config.validation else _with_validation(split)
+    history = finetune(
+        network,
+        *train,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        head_learning_rate=config.head_learning_rate,
+        validation=split.validation if config.validation else None,
+        seed=config.seed,
+    )
+    result = evaluate(network, *split.test)
+    print(f"test accuracy {100 * result.accuracy:.2f} %, error {100 * result.error:.2f} % of {result.n} rows")
+    print(_one_prediction(network, split.test, config.seed))
+    out = Path(config.out)
+    content = {"config": as_dict(config), "environment": environment(), "test": result._asdict()}
+    write_json(out / "results.json", {**content, "records": history.records})
+    torch.save(network.state_dict(), out / "network.pt")
+    print(f"wrote {out}/results.json and network.pt")
+    return 100 * result.error
+
+
+def _network(config: Config, split: DataSplit) -> nn.Sequential:
+    if config.start not in STARTS and not Path(config.start).exists():
+        raise SystemExit(f"--start {config.start}: no such file, and no start of that name among {', '.join(STARTS)}")
+    if config.start not in STARTS:
+        return DBN.load(config.start).to_mlp(split.classes, seed=config.seed)
+    start = STARTS[config.start]
+    if start.from_stack and config.stack is None:
+        raise SystemExit(f"--start {config.start} needs --stack, the path of a stack that experiments.pretrain saved")
+    stack = None if config.stack is None else DBN.load(config.stack)
+    return start.build([split.train.x.shape[1], *config.hidden, split.classes], stack, config.seed)
+
+
+def _with_validation(split: DataSplit) -> Samples:
+    train = split.train.labelled
+    return Samples(torch.cat([train.x, split.validation.x]), torch.cat([train.y, split.validation.y]))
+
+
+def _one_prediction(network: nn.Module, test: Samples, seed: int) -> str:
+    place = int(torch.randint(len(test.x), (), generator=torch.Generator().manual_seed(seed)))
+    prediction = int(predict(network, test.x[place : place + 1]))
+    return f"test row {place}: label {int(test.y[place])}, prediction {prediction}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Pretrain a deep belief network on unlabelled rows and look at what it has learned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dbn import DBN, datasets, plots
+from dbn.arguments import choose_device
+from dbn.history import Record
+from experiments.command_line import option, parse
+from experiments.results import as_dict, environment, write_json
+from experiments.starts import visible_units
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to pretrain, on what, for how long."""
+
+    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
+    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
+    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
+    epochs: int = option(20, "passes over the rows for each layer")
+    batch_size: int = option(100, "rows an update")
+    seed: int = option(0, "draws weights, order and samples")
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str = option("runs/pretrain", "folder for the stack, the log and the pictures")
+
+
+PRESETS = {
+    "sample": Config(),
+    "mnist": Config(data="mnist", hidden=(500, 500), epochs=30, out="runs/pretrain-mnist"),
+    "tiny": Config(hidden=(32, 16), epochs=1, out="runs/pretrain-tiny"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Pretrain, save `stack.pt`, `log.json`, `filters.png` and `reconstructions.png`, and return the stack's path."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
+    split = datasets.load(config.data, root=config.root, seed=config.seed)
+    stack = DBN([visible_units(split), *config.hidden], seed=config.seed).to(choose_device(config.device))
+    records: list[Record] = []
+    stack.pretrain(
+        split.train.x,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        validation=split.validation.x,
+        seed=config.seed,
+        callback=records.append,
+    )
+    stack.cpu().save(out / "stack.pt")
+    write_json(out / "log.json", {"config": as_dict(config), "environment": environment(), "records": records})
+    _draw(stack, split, out)
+    for record in records:
+        if record["epoch"] == config.epochs:
+            print(_summary(record))
+    print(f"wrote {out}/stack.pt, log.json, filters.png and reconstructions.png")
+    return out / "stack.pt"
+
+
+def _draw(stack: DBN, split: datasets.DataSplit, out: Path) -> None:
+    shape = image_shape(split)
+    plots.filters(stack.layers[0].weight, shape).savefig(out / "filters.png")
+    if shape is not None:
+        plots.image_rows(reconstructions(stack, split.validation.x), shape).savefig(out / "reconstructions.png")
+
+
+def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]:
+    """Some rows, what each depth of the stack makes of them, and what the stack dreams."""
+    chosen = x[torch.linspace(0, len(x) - 1, count).long()]
+    rows, up = {"data": chosen}, chosen
+    for depth, rbm in enumerate(stack.layers):
+        up = rbm.mean_hidden(up).detach()
+        down = up
+        for below in reversed(stack.layers[: depth + 1]):
+            down = below.mean_visible(down).detach()
+        rows[f"through {depth + 1} layer" + "s" * (depth > 0)] = down
+    rows["sampled"] = stack.sample(count, steps=1000, mean=True, seed=0)
+    return rows
+
+
+def image_shape(split: datasets.DataSplit) -> tuple[int, int] | None:
+    """Height and width of the rows, where they are images."""
+    return None if split.shape is None else (split.shape[-2], split.shape[-1])
+
+
+def _summary(record: Record) -> str:
+    shown = ("reconstruction_error", "free_energy_gap", "hidden_activity", "weight_norm", "seconds")
+    values = ", ".join(f"{name.replace('_', ' ')} {record[name]:.2f}" for name in shown if name in record)
+    return f"layer {record['layer']:.0f}: {values}"
+
+
+if __name__ == "__main__":
+    main()

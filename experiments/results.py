@@ -1,0 +1,104 @@
+"""What a result is: a file with configuration, environment and every seed's number."""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import dbn
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+_STUDENT = [
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, command and commit: what a reader needs to run it again."""
+    return {
+        "dbn": dbn.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "commit": _commit(),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a result so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration as JSON would give it back."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; the latter is not a number for one seed."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
+def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Mean of the differences of paired seeds, and the half-width of its 95 % interval by Student's t."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean, spread = mean_sd(differences)
+    freedom = len(differences) - 1
+    if freedom < 1:
+        return mean, float("nan")
+    return mean, _STUDENT[min(freedom, len(_STUDENT)) - 1] * spread / len(differences) ** 0.5
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _commit() -> str:
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

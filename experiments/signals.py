@@ -1,0 +1,45 @@
+"""How far a signal spreads through a network before any training: forwards as activations, backwards as gradients."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def spreads(network: nn.Sequential, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
+    """Standard deviations of the activations and of the loss's gradients, a number a layer.
+
+    Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks.
+
+    Args:
+        network: linear layers with activations between them.
+        x: inputs (n, features).
+        y: class numbers (n,).
+
+    Returns:
+        The spread of the inputs, of each hidden layer and of the outputs; and the spread of the gradient of a row's
+        cross-entropy with respect to the fields of each hidden layer and to the outputs.
+    """
+    activations, fields, signal = [x], [], x
+    for module in network:
+        signal = module(signal)
+        if isinstance(module, nn.Linear):
+            signal.retain_grad()
+            fields.append(signal)
+        else:
+            activations.append(signal)
+    functional.cross_entropy(signal, y, reduction="sum").backward()
+    forwards = [float(values.detach().std()) for values in [*activations, signal]]
+    backwards = [0.0 if field.grad is None else float(field.grad.std()) for field in fields]
+    return forwards, backwards
+
+
+def layer_names(hidden: int) -> tuple[list[str], list[str]]:
+    """What the numbers of `spreads` belong to, for a network with so many hidden layers."""
+    middle = [f"hidden {number + 1}" for number in range(hidden)]
+    return ["input", *middle, "output"], [*middle, "output"]
+
+
+def seeded_rows(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most `count` rows with their labels, drawn without replacement."""
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
+    return x[chosen], y[chosen]

@@ -1,0 +1,80 @@
+"""The starts that are compared, by name, and the data that both ways to them need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from torch import nn
+
+from dbn import DBN, Bernoulli, Gaussian, Unit, initialise
+from dbn.datasets import DataSplit
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start: the activation of its network, and how the weights begin."""
+
+    label: str
+    activation: str
+    scheme: str
+    scale: float | None = None
+    from_stack: bool = False
+
+    def build(self, sizes: list[int], stack: DBN | None, seed: int) -> nn.Sequential:
+        """A network of these layer sizes at this start; `stack` where it comes from a pretrained one."""
+        if not self.from_stack:
+            network = perceptron(sizes, self.activation)
+            initialise(network, self.scheme, scale=self.scale, seed=seed)
+            return network
+        if stack is None:
+            raise ValueError(f"{self.label} starts from a pretrained stack: give one")
+        network = stack.to_mlp(sizes[-1], seed=seed)
+        if self.scheme == "permuted":
+            initialise(network, "permuted", seed=seed)
+        return network
+
+
+#: Names on the command line to starts; those from a stack are sigmoid networks because its units are.
+STARTS = {
+    "zeros": Start("zeros", "relu", "zeros"),
+    "constant": Start("constant 0.1", "relu", "constant", 0.1),
+    "normal-1": Start("normal σ=1", "relu", "normal", 1.0),
+    "normal-0.01": Start("normal σ=0.01", "relu", "normal", 0.01),
+    "xavier": Start("Xavier", "relu", "xavier_uniform"),
+    "he": Start("He", "relu", "he_normal"),
+    "xavier-sigmoid": Start("Xavier, sigmoid", "sigmoid", "xavier_uniform"),
+    "permuted": Start("DBN, permuted", "sigmoid", "permuted", from_stack=True),
+    "dbn": Start("DBN", "sigmoid", "exact", from_stack=True),
+}
+
+
+def perceptron(sizes: list[int], activation: str) -> nn.Sequential:
+    """Linear layers of these sizes with the activation between them."""
+    network = nn.Sequential()
+    for inputs, outputs in pairwise(sizes[:-1]):
+        network.extend([nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()])
+    return network.append(nn.Linear(*sizes[-2:]))
+
+
+def visible_units(split: DataSplit) -> Unit:
+    """Bernoulli units for data in 0..1, Gaussian ones otherwise."""
+    x = split.train.x
+    in_unit_interval = bool((x >= 0).all() and (x <= 1).all())
+    return Bernoulli(x.shape[1]) if in_unit_interval else Gaussian(x.shape[1])
+
+
+def pretrained(
+    split: DataSplit, hidden: tuple[int, ...], *, epochs: int, seed: int, device: str, path: Path | None = None
+) -> DBN:
+    """A stack pretrained on all training rows with the library's defaults, or the one saved at `path` before."""
+    if path is not None and path.exists():
+        return DBN.load(path)
+    stack = DBN([visible_units(split), *hidden], seed=seed).to(device)
+    stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, seed=seed)
+    stack.cpu()
+    if path is not None:
+        stack.save(path)
+    return stack

@@ -1,0 +1,93 @@
+"""The table of a comparison, and the sentence under it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.results import mean_sd, paired_interval
+from experiments.starts import STARTS
+
+_FROM_STACK = {start.label for start in STARTS.values() if start.from_stack}
+_DBN = STARTS["dbn"].label
+
+Arm = dict[str, Any]
+
+
+def best_baseline(arms: Sequence[Arm], labels: int) -> Arm | None:
+    """The start without pretraining whose mean validation error is lowest; None where there is no such start."""
+    found = [arm for arm in arms if arm["labels"] == labels and arm["start"] not in _FROM_STACK]
+    return min(found, key=lambda arm: mean_sd(arm["validation_error"])[0], default=None)
+
+
+def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
+    """One row a start: rates, errors, paired difference to the best baseline, epochs to a stated error."""
+    baseline = best_baseline(arms, labels)
+    if target_error is None and baseline is not None:
+        target_error = mean_sd(baseline["validation_error"])[0]
+    target = "epochs" if target_error is None else f"epochs to {target_error:.1f} %"
+    head = ["start", "activation", "rate body/head", "test error %", "− best baseline (95 %)", target, "seconds"]
+    rows = [
+        [
+            arm["start"],
+            arm["activation"],
+            f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}",
+            "{:.2f} ± {:.2f}".format(*mean_sd(arm["test_error"])),
+            _difference(arm, baseline),
+            _epochs_to(arm["validation_curves"], target_error),
+            f"{mean_sd(arm['seconds'])[0]:.1f}",
+        ]
+        for arm in arms
+        if arm["labels"] == labels
+    ]
+    return aligned([head, *rows])
+
+
+def conclusion(arms: Sequence[Arm], labels: int) -> str:
+    """Whether the pretrained start was better, said no more strongly than its interval allows."""
+    baseline = best_baseline(arms, labels)
+    ours = next((arm for arm in arms if arm["labels"] == labels and arm["start"] == _DBN), None)
+    if ours is None or baseline is None:
+        return "No pretrained start or no baseline was asked for, so there is nothing to conclude."
+    mean, half = paired_interval(ours["test_error"], baseline["test_error"])
+    if math.isnan(half):
+        verdict = "one seed tells nothing about the spread"
+    elif mean + half < 0:
+        verdict = "pretraining helped"
+    elif mean - half > 0:
+        verdict = "pretraining did harm"
+    else:
+        verdict = "no difference that these seeds can show"
+    return (
+        f"{_DBN} against {baseline['start']} ({baseline['activation']}), the best start without pretraining on "
+        f"validation: {mean:+.2f} ± {half:.2f} points of test error (paired, 95 %), {verdict}."
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table whose source lines up."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _difference(arm: Arm, baseline: Arm | None) -> str:
+    if baseline is None:
+        return ""
+    if arm is baseline:
+        return "best baseline"
+    return "{:+.2f} ± {:.2f}".format(*paired_interval(arm["test_error"], baseline["test_error"]))
+
+
+def _epochs_to(curves: Sequence[Sequence[float]], target: float | None) -> str:
+    """Mean over the seeds that reach it of the first epoch at or below the target, and how many those are."""
+    if target is None:
+        return ""
+    firsts = [next((place + 1 for place, error in enumerate(curve) if error <= target), None) for curve in curves]
+    reached = [first for first in firsts if first is not None]
+    if not reached:
+        return "never"
+    share = "" if len(reached) == len(firsts) else f" ({len(reached)} of {len(firsts)} seeds)"
+    return f"{sum(reached) / len(reached):.1f}{share}"
