@@ -6,7 +6,6 @@ validation error is taken from one list, the weights are those of the best epoch
 read once, by the networks so chosen.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +21,7 @@ from dbn.datasets import DataSplit
 from dbn.history import History
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
-from experiments.results import as_dict, environment, read_json, write_json
+from experiments.records import as_dict, environment, read_json, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
 from experiments.tables import conclusion, table
@@ -71,7 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"--starts {' '.join(unknown)}: known are {' '.join(STARTS)}")
     out = Path(config.out or f"runs/compare-{preset}")
     claim(out, config)
-    stacks = _stacks(config, out)
+    try:
+        stacks = _stacks(config, out)
+        arms = _arms(config, stacks, out)
+    except KeyboardInterrupt:
+        raise SystemExit(f"interrupted: the same command goes on from what is finished in {out}") from None
+    return report(config, arms, stacks, out)
+
+
+def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str, Any]]:
+    """Every number of labels with every start, from its file where it is finished."""
     arms = []
     plan = [(labels, start) for labels in config.labels for start in config.starts]
     total = len(plan) * len(config.rates) * config.seeds
@@ -83,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             else:
                 bar.update(len(config.rates) * config.seeds)
             arms.append(read_json(path))
-    return report(config, arms, stacks, out)
+    return arms
 
 
 def claim(out: Path, config: Config) -> None:
@@ -146,7 +154,7 @@ def _fine_tuned(
     train = split.train.labelled
     batch_size, epochs = budget(len(train.x), config)
     sizes = [train.x.shape[1], *config.hidden, split.classes]
-    network = STARTS[name].build(sizes, copy.deepcopy(stack), seed)
+    network = STARTS[name].build(sizes, stack, seed)
     body, head = rates_of(rate)
     history = finetune(
         network,
@@ -211,7 +219,7 @@ def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], o
     titles = ("spread of activations before training", "spread of gradients before training")
     signals: dict[str, dict[str, list[float]]] = {title: {} for title in titles}
     for name in config.starts:
-        network = STARTS[name].build(sizes, copy.deepcopy(stacks[0]), seed=0)
+        network = STARTS[name].build(sizes, stacks[0], seed=0)
         for title, values in zip(titles, spreads(network, *rows), strict=True):
             signals[title][STARTS[name].label] = values
     ticks = dict(zip(titles, layer_names(len(config.hidden)), strict=True))

@@ -16,7 +16,7 @@ from dbn import DBN, datasets, evaluate, finetune, predict
 from dbn.arguments import choose_device
 from dbn.datasets import DataSplit, Samples
 from experiments.command_line import option, parse
-from experiments.results import as_dict, environment, write_json
+from experiments.records import as_dict, environment, write_json
 from experiments.starts import STARTS
 
 

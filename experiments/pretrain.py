@@ -11,7 +11,7 @@ from dbn import DBN, datasets, plots
 from dbn.arguments import choose_device
 from dbn.history import Record
 from experiments.command_line import option, parse
-from experiments.results import as_dict, environment, write_json
+from experiments.records import as_dict, environment, write_json
 from experiments.starts import visible_units
 
 
@@ -78,7 +78,7 @@ def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]
         for below in reversed(stack.layers[: depth + 1]):
             down = below.mean_visible(down).detach()
         rows[f"through {depth + 1} layer" + "s" * (depth > 0)] = down
-    rows["sampled"] = stack.sample(count, steps=1000, mean=True, seed=0)
+    rows["sampled, 1000 steps"] = stack.sample(count, steps=1000, mean=True, seed=0)
     return rows
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.results import mean_sd, paired_interval
+from experiments.records import mean_sd, paired_interval
 from experiments.starts import STARTS
 
 _FROM_STACK = {start.label for start in STARTS.values() if start.from_stack}
