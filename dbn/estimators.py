@@ -89,7 +89,8 @@ class PCD(Estimator):
         >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
         torch.Size([7, 4])
 
-    The chains lag behind the weights: with too large a learning rate they are samples of no model.
+    The chains lag behind the weights: with too large a learning rate, or modes that Gibbs sampling does not cross, they
+    are samples of no model and training can diverge from the data.
     """
 
     hidden: Tensor | None

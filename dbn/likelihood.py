@@ -1,10 +1,12 @@
 """How probable data are under a machine."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor
 
+from dbn.arguments import as_rows
 from dbn.rbm import RBM
 
 _CHUNK = 2**14  # states in memory at once
@@ -29,13 +31,15 @@ def exact_log_partition(rbm: RBM) -> Tensor:
         >>> exact_log_partition(RBM(3, 2, weight_scale=0))  # (3 + 2) log 2
         tensor(3.4657, dtype=torch.float64)
     """
+    rbm.free_energy(torch.zeros(1, rbm.visible.size))  # units without an energy refuse, by name
     counts = {"visible": rbm.visible.cardinality, "hidden": rbm.hidden.cardinality}
     finite = {side: count for side, count in counts.items() if count is not None}
     if not finite:
         raise TypeError(f"{rbm.visible} and {rbm.hidden} both have infinitely many states: log Z cannot be enumerated")
     side = min(finite, key=lambda name: finite[name])
     if finite[side] > _MAX_STATES:
-        raise ValueError(f"the {side} side has {finite[side]:.3g} states, more than 2**25: log Z cannot be enumerated")
+        exponent = math.log2(finite[side])  # the count itself may be beyond any float
+        raise ValueError(f"the {side} side has 2**{exponent:.1f} states, more than 2**25: log Z cannot be enumerated")
     return log_partition_over(rbm, side)
 
 
@@ -47,7 +51,9 @@ def log_partition_over(rbm: RBM, side: str) -> Tensor:
         "visible": (machine.visible, machine.free_energy),
         "hidden": (machine.hidden, machine.hidden_free_energy),
     }[side]
-    count = units.cardinality or 0
+    count = units.cardinality
+    if count is None:
+        raise TypeError(f"{units} has infinitely many states: enumerate the other side of the machine")
     total = torch.tensor(-torch.inf, dtype=torch.float64, device=rbm.weight.device)
     for start in range(0, count, _CHUNK):
         index = torch.arange(start, min(start + _CHUNK, count), device=rbm.weight.device)
@@ -69,7 +75,7 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: Tensor | float) -> Tensor
 
     Raises:
         TypeError: where units have no energy.
-        ValueError: where the width of x is not V.
+        ValueError: where the width of x is not V, or rows lie outside the support.
 
     Example:
         >>> rbm = RBM(3, 2, weight_scale=0)
@@ -78,7 +84,10 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: Tensor | float) -> Tensor
 
     No better than log Z is: an estimate of log Z that is too low makes every row look too probable.
     """
-    return -_in_double(rbm).free_energy(x) - log_partition
+    machine = _in_double(rbm)
+    rows = as_rows(x, rbm.visible.size, like=machine.weight, name="x")
+    rbm.visible.constrain_data(rows, "x")
+    return -machine.free_energy(rows) - log_partition
 
 
 def _in_double(rbm: RBM) -> RBM:

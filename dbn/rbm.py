@@ -1,5 +1,6 @@
 """The restricted Boltzmann machine: weights and biases that build fields for two layers of units."""
 
+import copy
 from os import PathLike
 from typing import NamedTuple, Self
 
@@ -63,7 +64,7 @@ class RBM(nn.Module):
     ) -> None:
         super().__init__()
         self.visible = as_unit(visible, "visible")
-        self.hidden = as_unit(hidden, "hidden")
+        self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))  # units named for both layers are two, not one
         weight = torch.empty(self.visible.size, self.hidden.size)
         spread = finite_number(weight_scale, "weight_scale")
         weight.normal_(0, spread, generator=as_generator(generator, seed, weight.device))
@@ -227,13 +228,18 @@ def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float) 
     """
     v, h = phase.visible, phase.hidden_mean
     share = scale / len(v)
-    into["weight"].addmm_(v.t(), h, alpha=share)
-    into["visible_bias"].add_(v.sum(0), alpha=share)
-    into["hidden_bias"].add_(h.sum(0), alpha=share)
-    for name, gradient in rbm.visible.own_gradient(v, is_mean=phase.visible_is_mean).items():
-        into[f"visible.{name}"].add_(gradient, alpha=scale)
-    for name, gradient in rbm.hidden.own_gradient(h, is_mean=True).items():
-        into[f"hidden.{name}"].add_(gradient, alpha=scale)
+    if "weight" in into:
+        into["weight"].addmm_(v.t(), h, alpha=share)
+    for name, values in (("visible_bias", v), ("hidden_bias", h)):
+        if name in into:
+            into[name].add_(values.sum(0), alpha=share)
+    for side, units, values, is_mean in (
+        ("visible", rbm.visible, v, phase.visible_is_mean),
+        ("hidden", rbm.hidden, h, True),
+    ):
+        for name, gradient in units.own_gradient(values, is_mean=is_mean).items():
+            if f"{side}.{name}" in into:
+                into[f"{side}.{name}"].add_(gradient, alpha=scale)
 
 
 @torch.no_grad()

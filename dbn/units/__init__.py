@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from dbn.units.base import Unit
 from dbn.units.discrete import Bernoulli, Categorical, Spin
 from dbn.units.gaussian import Gaussian
@@ -43,11 +45,11 @@ def as_unit(units: int | Unit, name: str) -> Unit:
     """
     if isinstance(units, Unit):
         return units
-    if isinstance(units, bool) or not isinstance(units, int):
+    if isinstance(units, bool) or not isinstance(units, int | np.integer):
         raise TypeError(f"{name} is {units!r}: give a number of Bernoulli units, or units such as Gaussian(39)")
     if units < 1:
         raise ValueError(f"{name} is {units}: a layer needs at least 1 unit")
-    return Bernoulli(units)
+    return Bernoulli(int(units))
 
 
 def from_config(config: dict[str, Any]) -> Unit:

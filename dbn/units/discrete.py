@@ -122,7 +122,7 @@ class Categorical(Unit):
     def __init__(self, size: int, classes: int | None = None) -> None:
         super().__init__(size)
         self.classes = size if classes is None else classes
-        if self.classes < 2 or size % self.classes:
+        if not isinstance(self.classes, int) or self.classes < 2 or size % self.classes:
             raise ValueError(f"classes is {classes} and size is {size}: K must be at least 2 and divide the columns")
 
     @property

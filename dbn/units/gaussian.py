@@ -35,7 +35,12 @@ class Gaussian(Unit):
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__(size)
-        values = torch.as_tensor(precision, dtype=torch.get_default_dtype()).expand(size).clone()
+        values = torch.as_tensor(precision, dtype=torch.get_default_dtype())
+        if values.shape not in ((), (1,), (size,)):
+            raise ValueError(
+                f"precision has shape {tuple(values.shape)}: give one number, or one for each of {size} units"
+            )
+        values = values.expand(size).clone()
         if not bool((values > 0).all() and values.isfinite().all()):
             raise ValueError(f"precision is {precision}: every γ must be positive and finite")
         self.learned = learned
