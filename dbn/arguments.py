@@ -45,12 +45,12 @@ def as_tensor(x: Any, name: str) -> Tensor:
             x = x.copy()
         if not x.dtype.isnative:
             x = x.astype(x.dtype.newbyteorder("="))
-        x = torch.from_numpy(x.astype(np.int64) if x.dtype.kind == "u" and x.dtype.itemsize > 1 else x)
+        x = torch.from_numpy(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}: give a tensor or a NumPy array")
     if x.is_complex() or x.layout != torch.strided:
         raise TypeError(f"{name} is a {x.layout} tensor of dtype {x.dtype}: give a dense tensor of real numbers")
-    return x
+    return x.long() if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
 
 
 def flattened(rows: Tensor, name: str) -> Tensor:

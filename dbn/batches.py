@@ -248,26 +248,32 @@ def open_source(
         return data
     if isinstance(data, np.memmap):
         _refuse_empty(data.size, name)
-        return MemmapSource(data, _labels(labels), batch_size=batch_size, reader=reader)
+        return MemmapSource(data, _labels(labels, len(data), name), batch_size=batch_size, reader=reader)
     if isinstance(data, Tensor | np.ndarray):
-        x = as_tensor(data, name)
+        x = as_tensor(data, name).detach()
         _refuse_empty(x.numel(), name)
         x = _checked(_shaped(x, flatten, name), reader.check, name)
-        return TensorSource(x, _labels(labels), batch_size=batch_size, like=like)
+        return TensorSource(x, _labels(labels, len(x), name), batch_size=batch_size, like=like)
+    if not isinstance(data, DataLoader | Dataset):
+        raise TypeError(
+            f"{name} is a {type(data).__name__}: give a tensor, a NumPy array or memmap, a Dataset or a DataLoader"
+        )
     if labels is not None:
         raise TypeError(f"labels are given beside a {type(data).__name__}: let it yield (input, label) instead")
     if isinstance(data, DataLoader):
         return LoaderSource(data, reader=reader)
-    if isinstance(data, Dataset):
-        _refuse_empty(_length(data), name)
-        return DatasetSource(data, batch_size=batch_size, reader=reader)
-    raise TypeError(
-        f"{name} is a {type(data).__name__}: give a tensor, a NumPy array or memmap, a Dataset or a DataLoader"
-    )
+    _refuse_empty(_length(data), name)
+    return DatasetSource(data, batch_size=batch_size, reader=reader)
 
 
-def _labels(labels: Any) -> Tensor | None:
-    return None if labels is None else as_tensor(labels, "labels")
+def _labels(labels: Any, rows: int, name: str) -> Tensor | None:
+    if labels is None:
+        return None
+    y = as_tensor(labels, "labels")
+    found = len(y) if y.dim() else 0
+    if found != rows:
+        raise ValueError(f"{name} has {rows} rows and {found} labels: give one label a row")
+    return y
 
 
 def _first(batches: Iterator[Batch], count: int) -> Tensor:

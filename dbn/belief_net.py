@@ -89,7 +89,9 @@ class DBN(nn.Module):
         progress: bool = True,
         generator: Generator | None = None,
         seed: int | None = None,
-        **settings: Any,
+        initialise_bias: bool = True,
+        monitor_rows: int = 1000,
+        record_every: int | None = None,
     ) -> list[History]:
         """Train the machines one after another, each on the hidden layer of the frozen machines below.
 
@@ -112,7 +114,7 @@ class DBN(nn.Module):
             progress: show a bar a layer.
             generator: draws everything that is drawn; it must be on the device of the stack.
             seed: likewise, as a number.
-            settings: `initialise_bias`, `monitor_rows` and `record_every` of `train`, the same for all layers.
+            initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
 
         Returns:
             A history a layer, as `train` returns it.
@@ -137,7 +139,15 @@ class DBN(nn.Module):
             "estimator": estimator,
         }
         rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
-        recipes = [Recipe(**dict(zip(columns, copy.deepcopy(row), strict=True)), **settings) for row in rows]
+        recipes = [
+            Recipe(
+                **dict(zip(columns, copy.deepcopy(row), strict=True)),
+                initialise_bias=initialise_bias,
+                monitor_rows=monitor_rows,
+                record_every=record_every,
+            )
+            for row in rows
+        ]
         if upward not in ("means", "samples"):
             raise ValueError(f'upward is {upward!r}: pass "means" or "samples" to the next layer')
         generator = as_generator(generator, seed, self.layers[0].weight.device)
@@ -148,7 +158,9 @@ class DBN(nn.Module):
             if place:
                 below = self.layers[place - 1]
                 source = _encoded(source, below, upward, cache_bytes, generator).with_batch_size(recipe.batch_size)
-                held_back = None if held_back is None else _encoded(held_back, below, upward, cache_bytes, generator)
+                if held_back is not None:  # encoded with draws of its own, so that watching changes nothing
+                    own = torch.Generator(below.weight.device).manual_seed(place)
+                    held_back = _encoded(held_back, below, upward, cache_bytes, own)
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{count}"
             histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
         return histories
@@ -289,7 +301,7 @@ def _encoded(
     width = below.hidden.size
     if upward == "samples":
         return MappedSource(source, lambda v: below.sample_hidden(v, generator=generator), width)
-    encoded = MappedSource(source, lambda v: below.mean_hidden(v).detach(), width)
+    encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
     size = (source.rows or 0) * width * below.weight.element_size()
     if not source.fixed or size > cache_bytes:
         return encoded

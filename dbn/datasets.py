@@ -124,15 +124,13 @@ def load(
     its rows to the test part first, so that it depends on `seed` alone. Draws are balanced over the classes. Where
     only some rows have labels, test and validation rows are drawn from those, and all the others stay in train.
 
-    Sources: MNIST (LeCun, Cortes, Burges), Fashion-MNIST (Xiao, Rasul, Vollgraf, 2017), Kuzushiji-MNIST (Clanuwat et
-    al., 2018), EMNIST (Cohen et al., 2017), USPS (Hull, 1994). "mnist-sample" is 5,000 training and 2,000 test images
-    of MNIST, bundled: error rates on it are *not* to be compared with those published for MNIST.
+    Sources: MNIST (LeCun, Cortes, Burges), Fashion-MNIST (Xiao et al., 2017), KMNIST (Clanuwat et al., 2018), EMNIST
+    (Cohen et al., 2017), USPS (Hull, 1994). Error rates on the bundled sample are *not* those published for MNIST.
 
     Args:
         name_or_file: one of `NAMES`; or the path of a `.npz` file with arrays x (n, ...), y (n,) and, if there are,
-            x_test, y_test; or of a `.csv` file with a header row and numeric columns. Labels are whole numbers or
-            strings and become 0..K-1 in sorted order; -1, NaN or empty marks an unlabelled row, and a `.npz` without
-            y is wholly unlabelled. Images (n, height, width) are flattened.
+            x_test, y_test; or of a `.csv` file with a header row and numeric columns. Labels, numbers or strings,
+            become 0..K-1 in sorted order; -1, NaN or empty marks an unlabelled row. Images are flattened.
         root: the folder of downloaded sets, by default that of `data_folder`; files already there need no network.
         labels: keep this many training labels, as equal over the classes as can be, and set the others to -1, so that
             all rows remain for pretraining; subsets of one seed are nested. None, or as many as there are, keeps all.
@@ -209,8 +207,7 @@ def _draw(y: Array, rows: Array, count: int, seed: int, stream: int, *, equal: b
     """
     pool, generator = torch.from_numpy(_pool(y, rows)), torch.Generator().manual_seed(3 * int(seed) + stream)
     pool = pool[torch.randperm(len(pool), generator=generator)]
-    group = torch.from_numpy(y)[pool] + 1
-    sizes, by_class = group.bincount(), group.argsort(stable=True)
+    sizes, by_class = (group := torch.from_numpy(y)[pool] + 1).bincount(), group.argsort(stable=True)
     rank = torch.empty(len(group), dtype=torch.float64)
     rank[by_class] = (torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group[by_class]]).double()
     key = rank if equal else (rank + 0.5) / sizes[group]
@@ -227,8 +224,7 @@ def _split_test(table: _Table, seed: int) -> tuple[Array, Array]:
     rows = np.arange(len(table.y))
     if table.before_test is not None:
         return rows[: table.before_test], rows[table.before_test :]
-    total = len(_pool(table.y, rows))
-    if total < _FEWEST_ROWS:
+    if (total := len(_pool(table.y, rows))) < _FEWEST_ROWS:
         raise ValueError(f"too few (labelled) rows for a test part: {total}; give {_FEWEST_ROWS}, or x_test and y_test")
     return _split_off(table.y, rows, round(total / 5), seed, _TEST)
 
@@ -285,8 +281,7 @@ def _read_named(name: str, folder: Path, progress: bool) -> _Table:
 def _torchvision_parts(name: str, folder: Path, progress: bool) -> list[Any]:
     """torchvision's training and test part, downloaded if any file is missing; every failure in the user's terms."""
     kind, files, _ = _SOURCES[name]
-    listed = ", ".join(files)
-    options = {"split": "letters"} if name == "emnist-letters" else {}
+    listed, options = ", ".join(files), {"split": "letters"} if name == "emnist-letters" else {}
     present = all((folder / file).is_file() for file in files)
     try:
         dataset = getattr(importlib.import_module("torchvision.datasets"), kind)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dbn.arguments import as_generator, as_tensor, check_finite, choose_device, finite_number, whole_number
 from dbn.batches import Source, open_source
 from dbn.history import History, Record
-from dbn.scaling import range_check, remember_range
+from dbn.scaling import remember_scale, scale_check, scale_of
 from dbn.schedules import Schedule, as_schedule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +49,7 @@ def finetune(
     head_learning_rate: float | Schedule | None = None,
     optimiser: str | Callable[..., Optimizer] = "adam",
     weight_decay: float = 0.0,
-    validation: tuple[Any, Any] | None = None,
+    validation: Any = None,
     patience: int | None = None,
     loss: Loss | None = None,
     device: str | torch.device | None = None,
@@ -76,7 +76,8 @@ def finetune(
         optimiser: "adam", "sgd" (momentum 0.9), or what builds a torch optimiser from parameter groups and `lr=`,
             such as `torch.optim.AdamW`.
         weight_decay: as that optimiser means it, on weights and not on biases.
-        validation: (inputs, labels) held back; the weights of the epoch with the lowest error on them are kept.
+        validation: (inputs, labels), or a Dataset or DataLoader of them, held back; the weights of the epoch with the
+            lowest error on them are kept.
         patience: stop after so many epochs without a lower error on `validation`.
         loss: of outputs and labels, a mean over rows; by default cross-entropy for class numbers and squared error for
             real targets.
@@ -117,12 +118,12 @@ def finetune(
     whole_number(batch_size, "batch_size")
     model.to(target)
     source = _open(model, x, y, batch_size, "x")
-    held_back = None if validation is None else _open(model, *validation, _ROWS_AT_ONCE, "validation")
+    held_back = None if validation is None else _open(model, *_pair(validation), _ROWS_AT_ONCE, "validation")
 
     optimizer = build(groups, lr=rates[0](0.0))
     best, best_state, waited = (math.inf, math.inf), None, 0
     history, started = History(), time.perf_counter()
-    remember_range(model, *(float(bound) for bound in torch.aminmax(source.subset(_ROWS_TO_JUDGE))))
+    remember_scale(model, scale_of(source.subset(_ROWS_TO_JUDGE)))
     total = None if source.steps is None else epochs * source.steps
     bar = tqdm(total=total, desc=description, unit="step", disable=not progress, dynamic_ncols=True)
     with bar, _own_randomness(generator):
@@ -194,8 +195,9 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         tensor([1, 0])
     """
     source = open_source(
-        x, batch_size=_ROWS_AT_ONCE, like=_like(model), check=range_check(model), name="x", flatten=_is_flat(model)
+        x, batch_size=_ROWS_AT_ONCE, like=_like(model), check=scale_check(model), name="x", flatten=_is_flat(model)
     )
+    _outputs_of(model, next(source.in_order()).x, "x")
     with _evaluating(model):
         return torch.cat([torch.argmax(model(batch.x), 1) for batch in source.in_order()])
 
@@ -203,29 +205,40 @@ def predict(model: nn.Module, x: Any) -> Tensor:
 def _open(model: nn.Module, x: Any, y: Any, batch_size: int, name: str) -> Source:
     """The data as a source whose first rows pass through the model and whose labels fit its outputs."""
     like = _like(model)
-    if y is not None:
-        y = _labels(y)
-        if len(x) != len(y):
-            raise ValueError(f"{name} has {len(x)} rows and {len(y)} labels: give one label a row")
+    y = None if y is None else _labels(y)
     source = open_source(
         x,
         y,
         batch_size=batch_size,
         like=like,
-        check=range_check(model),
+        check=scale_check(model),
         name=name,
         flatten=_is_flat(model),
     )
     first = next(source.in_order())
     if first.y is None:
         raise ValueError(f"labels of {name} are missing: give y, or a Dataset or DataLoader of (input, label)")
-    try:
-        with torch.no_grad(), _evaluating(model):
-            outputs = model(first.x[:1])
-    except RuntimeError as error:
-        raise ValueError(f"{name} of shape {tuple(first.x.shape)} does not pass through the model: {error}") from error
-    _check_labels(first.y if y is None else y, outputs, name)
+    _check_labels(first.y if y is None else y, _outputs_of(model, first.x, name), name)
     return source
+
+
+@torch.no_grad()
+def _outputs_of(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    """What the model makes of the first row, or a ValueError where rows of this shape do not fit it."""
+    try:
+        with _evaluating(model):
+            outputs: Tensor = model(x[:1])
+    except RuntimeError as error:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} does not pass through the model: {error}") from error
+    return outputs
+
+
+def _pair(validation: Any) -> tuple[Any, Any]:
+    if not isinstance(validation, tuple | list):
+        return validation, None
+    if len(validation) != 2:
+        raise ValueError(f"validation has {len(validation)} parts: give a pair of inputs and labels")
+    return validation[0], validation[1]
 
 
 def _labels(y: Any) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from dbn.arguments import as_generator, as_rows, check_finite, finite_number, whole_number
 from dbn.rbm import RBM
-from dbn.scaling import remember_range
+from dbn.scaling import Scale, remember_scale
 
 Transfer = Literal["exact", "relu_rescaled", "relu_copied"]
 
@@ -66,7 +66,7 @@ def classifier(
     if transfer == "relu_rescaled" and data is None:
         raise ValueError('data is missing: transfer="relu_rescaled" needs rows to measure the fields on')
     top, like = layers[-1], layers[0].weight
-    head = nn.Linear(top.hidden.size, outputs, device=like.device, dtype=like.dtype)
+    head = _linear(like.new_empty(outputs, top.hidden.size), like.new_empty(outputs))
     nn.init.xavier_uniform_(head.weight, generator=as_generator(generator, seed, like.device))
     nn.init.zeros_(head.bias)
     body = [[_linear(rbm.weight.t(), rbm.hidden_bias), rbm.hidden.activation().to(like.device)] for rbm in layers]
@@ -78,7 +78,7 @@ def classifier(
     for modules in body:
         network.extend([*(m for m in modules if not isinstance(m, nn.Identity)), *_dropout(dropout, "dropout")])
     network.append(head)
-    remember_range(network, *layers[0].visible.support)
+    remember_scale(network, Scale(*layers[0].visible.support))
     return network
 
 
@@ -102,7 +102,7 @@ def autoencoder(layers: Sequence[RBM]) -> nn.Sequential:
     for rbm in reversed(layers):
         modules += [_linear(rbm.weight, rbm.visible_bias), rbm.visible.activation()]
     network = nn.Sequential(*(module for module in modules if not isinstance(module, nn.Identity)))
-    remember_range(network, *layers[0].visible.support)
+    remember_scale(network, Scale(*layers[0].visible.support))
     return network.to(layers[0].weight.device)
 
 

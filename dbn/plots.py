@@ -19,7 +19,7 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
     Example:
         >>> tile(torch.zeros(6, 4, 4), columns=3).shape
-        torch.Size([11, 17])
+        torch.Size([11, 16])
     """
     count, height, width = images.shape
     rows = math.ceil(count / columns)
@@ -77,7 +77,12 @@ def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], *, title: str
         >>> figure = image_rows({"data": torch.rand(8, 784), "reconstruction": torch.rand(8, 784)}, (28, 28))
     """
     count = min(len(images) for images in rows.values())
-    figure, axes = _figure(len(rows), width=0.62 * count + 1.6, height=0.68 * len(rows) + 0.4, stacked=True)
+    names = 0.09 * max(map(len, rows))  # inches
+    figure, axes = _figure(
+        len(rows), width=0.62 * count + names, height=0.68 * len(rows) + 0.4 * bool(title), stacked=True
+    )
+    figure.subplots_adjust(left=names / figure.get_figwidth(), right=0.995, bottom=0.01, hspace=0.05)
+    figure.subplots_adjust(top=1 - 0.35 * bool(title) / figure.get_figheight())
     for place, (name, images) in zip(axes, rows.items(), strict=True):
         _check_shape(images.shape[1], shape)
         picture = tile(images[:count].detach().float().cpu().reshape(-1, *shape), columns=count)
@@ -171,7 +176,7 @@ def by_layer(
 def _figure(panels: int, *, width: float, height: float, stacked: bool = False) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout=None if stacked else "constrained")
     grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False)
     return figure, list(grid.flat)
 

@@ -1,50 +1,61 @@
-"""The range of inputs that a network knows, so that data scaled otherwise are refused instead of misjudged."""
+"""The scale of inputs that a network knows, so that data scaled otherwise are refused instead of misjudged."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-Range = tuple[float, float]
-
-_ATTRIBUTE = "dbn_input_range"
+_ATTRIBUTE = "dbn_input_scale"
 _ROWS_TO_JUDGE = 100
 _SHRUNK = 50
 
 
-def remember_range(model: nn.Module, low: float, high: float) -> None:
-    """Widen the range that the model knows to `low`..`high`; an infinite bound teaches nothing."""
-    known = known_range(model)
+class Scale(NamedTuple):
+    """Least and greatest value of the inputs, and the mean of their absolute values (0 where no rows were seen)."""
+
+    low: float
+    high: float
+    magnitude: float = 0.0
+
+
+def scale_of(rows: Tensor) -> Scale:
+    """The scale of rows (n, …)."""
+    low, high = (float(bound) for bound in torch.aminmax(rows))
+    return Scale(low, high, float(rows.double().abs().mean()))
+
+
+def remember_scale(model: nn.Module, scale: Scale) -> None:
+    """Widen the range that the model knows; an infinite bound teaches nothing."""
+    known = known_scale(model)
     if known is not None:
-        low, high = min(low, known[0]), max(high, known[1])
-    if low > -float("inf") and high < float("inf"):
-        setattr(model, _ATTRIBUTE, (low, high))
+        scale = Scale(min(scale.low, known.low), max(scale.high, known.high), scale.magnitude or known.magnitude)
+    if scale.low > -float("inf") and scale.high < float("inf"):
+        setattr(model, _ATTRIBUTE, scale)
 
 
-def known_range(model: nn.Module) -> Range | None:
-    """The range of the inputs that the model was built for or trained on, where it is known."""
-    return cast(Range | None, getattr(model, _ATTRIBUTE, None))
+def known_scale(model: nn.Module) -> Scale | None:
+    """The scale of the inputs that the model was built for or trained on, where it is known."""
+    return cast(Scale | None, getattr(model, _ATTRIBUTE, None))
 
 
-def range_check(model: nn.Module) -> Callable[[Tensor, str], None]:
+def scale_check(model: nn.Module) -> Callable[[Tensor, str], None]:
     """A function of rows and their name that raises a ValueError where they are scaled unlike what the model knows.
 
     Inputs may leave the known range by its width on either side; pixels in 0..255 leave 0..1 by 254 widths. A hundred
-    rows or more that stay within a fiftieth of the width are refused too.
+    rows or more whose magnitude is under a fiftieth of that of training are refused too.
     """
-    known = known_range(model)
+    known = known_scale(model)
 
     def check(rows: Tensor, name: str) -> None:
         if known is None:
             return
-        low, high = (float(bound) for bound in torch.aminmax(rows))
-        width = known[1] - known[0]
-        shrunk = len(rows) >= _ROWS_TO_JUDGE and high - low < width / _SHRUNK
-        if low < known[0] - width or high > known[1] + width or shrunk:
+        found, width = scale_of(rows), known.high - known.low
+        shrunk = len(rows) >= _ROWS_TO_JUDGE and found.magnitude < known.magnitude / _SHRUNK
+        if found.low < known.low - width or found.high > known.high + width or shrunk:
             raise ValueError(
-                f"{name} lies in {low:g}..{high:g}, but the model was made for inputs in {known[0]:g}..{known[1]:g}: "
-                "scale these as those of training (pixels in 0..255: divide by 255)"
+                f"{name} lies in {found.low:g}..{found.high:g}, but the model was made for inputs in "
+                f"{known.low:g}..{known.high:g}: scale these as those of training (pixels in 0..255: divide by 255)"
             )
 
     return check

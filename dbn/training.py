@@ -193,7 +193,8 @@ def update(
         increment.mul_(momentum)
     add_gradient(rbm, increments, positive, learning_rate)
     add_gradient(rbm, increments, negative, -learning_rate)
-    increments["weight"].add_(rbm.weight, alpha=-learning_rate * weight_decay)
+    if "weight" in increments:
+        increments["weight"].add_(rbm.weight, alpha=-learning_rate * weight_decay)
     for name, parameter in parameters.items():
         parameter.add_(increments[name])
 

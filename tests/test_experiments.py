@@ -1,0 +1,215 @@
+"""Every experiment's tiny preset, end to end, in the format that it promises."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dbn import DBN
+from experiments import compare, finetune, pretrain
+from experiments.command_line import parse
+from experiments.records import mean_sd, paired_interval
+from experiments.signals import spreads
+from experiments.starts import STARTS
+from experiments.tables import conclusion, table
+
+pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
+
+
+def written(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pretrain_saves_a_stack_its_log_and_its_pictures(tmp_path, capsys):
+    path = pretrain.main(["tiny", "--out", str(tmp_path)])
+    assert [rbm.weight.shape for rbm in DBN.load(path).layers] == [(784, 32), (32, 16)]
+    assert written(tmp_path) == {"stack.pt", "log.json", "filters.png", "reconstructions.png"}
+    assert is_png(tmp_path / "filters.png")
+    assert is_png(tmp_path / "reconstructions.png")
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [record["layer"] for record in log["records"]] == [1, 2]
+    captured = capsys.readouterr()
+    assert "layer 1/2" in captured.err
+    assert "layer 2: reconstruction error" in captured.out
+
+
+def test_finetune_prints_the_error_and_one_random_digit(tmp_path, capsys):
+    error = finetune.main(["tiny", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"error {error:.2f} % of 2000 rows" in printed
+    assert "label" in printed
+    assert "prediction" in printed
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["test"]["n"] == 2000
+    assert 100 * result["test"]["error"] == pytest.approx(error)
+
+
+def test_finetune_starts_from_a_saved_stack(tmp_path):
+    path = str(pretrain.main(["tiny", "--out", str(tmp_path / "stack")]))
+    as_start = finetune.main(["tiny", "--start", path, "--out", str(tmp_path / "a")])
+    by_name = finetune.main(["tiny", "--start", "dbn", "--stack", path, "--hidden", "32", "16", "--out", str(tmp_path)])
+    assert as_start == by_name
+
+
+@pytest.mark.parametrize("start", ["no-such-start", "dbn"])
+def test_finetune_says_what_a_start_needs(start, tmp_path):
+    with pytest.raises(SystemExit, match="--start"):
+        finetune.main(["tiny", "--start", start, "--out", str(tmp_path)])
+
+
+def test_the_original_script_is_a_preset():
+    config = finetune.PRESETS["seed"]
+    assert (config.data, config.start, config.hidden) == ("mnist", "xavier", (256, 256))
+    assert (config.learning_rate, config.epochs, config.batch_size, config.seed) == (1e-3, 15, 100, 777)
+    assert not config.validation
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    return out, compare.main(["tiny", "--out", str(out)])
+
+
+def test_compare_writes_its_results_in_the_agreed_format(comparison):
+    out, content = comparison
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(content))
+    assert set(content) == {"config", "environment", "arms"}
+    assert [arm["start"] for arm in content["arms"]] == [start.label for start in STARTS.values()]
+    for arm in content["arms"]:
+        assert {"start", "activation", "labels", "learning_rate", "test_error", "seconds"} <= set(arm)
+        assert arm["labels"] == 100
+        assert len(arm["test_error"]) == len(arm["seconds"]) == 2
+        assert all(0 <= error <= 100 for error in arm["test_error"])
+
+
+def test_compare_draws_and_tabulates(comparison):
+    out, _ = comparison
+    for name in ("curves.png", "filters.png", "signal.png"):
+        assert is_png(out / name)
+    text = (out / "table.md").read_text()
+    assert "best baseline" in text
+    assert all(start.label in text for start in STARTS.values())
+
+
+def test_zero_weights_and_biases_never_leave_chance(comparison):
+    _, content = comparison
+    zeros = next(arm for arm in content["arms"] if arm["start"] == "zeros")
+    assert zeros["test_error"] == pytest.approx([90.0, 90.0])
+
+
+def test_an_interrupted_comparison_goes_on_from_its_finished_arms(comparison, tmp_path, monkeypatch):
+    out, content = comparison
+    (out / "arms" / "100-dbn.json").unlink()
+    ran = []
+    original = compare._run_arm
+    monkeypatch.setattr(compare, "_run_arm", lambda *given: ran.append(given[2]) or original(*given))
+    again = compare.main(["tiny", "--out", str(out)])
+    assert ran == ["dbn"]
+    assert [arm["test_error"] for arm in again["arms"]] == [arm["test_error"] for arm in content["arms"]]
+
+
+def test_compare_refuses_the_folder_of_another_configuration(comparison):
+    out, _ = comparison
+    with pytest.raises(SystemExit, match="another configuration"):
+        compare.main(["tiny", "--seeds", "3", "--out", str(out)])
+
+
+def test_compare_refuses_unknown_starts(tmp_path):
+    with pytest.raises(SystemExit, match="bananas"):
+        compare.main(["tiny", "--starts", "bananas", "--out", str(tmp_path)])
+
+
+def test_compare_takes_a_table_of_the_users_own(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = 3 * torch.randn(200, 4, generator=generator) + 10
+    lines = [
+        "a,b,c,d,label",
+        *(",".join(f"{x:.4f}" for x in row) + f",{'hot' if row[0] > 10 else 'cold'}" for row in rows),
+    ]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(lines))
+    starts = ["--starts", "xavier", "dbn", "--labels", "50", "--hidden", "6"]
+    content = compare.main(["tiny", "--data", str(path), "--out", str(tmp_path / "out"), *starts])
+    assert [arm["start"] for arm in content["arms"]] == ["Xavier", "DBN"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs"), [(100, 10, 75), (500, 10, 15), (2500, 50, 15), (50_000, 100, 15)]
+)
+def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
+    assert compare.budget(rows, compare.Config()) == (batch_size, epochs)
+
+
+@pytest.mark.parametrize("module", [pretrain, finetune, compare])
+def test_help_names_presets_and_defaults(module, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "presets" in text
+    assert "--hidden" in text
+
+
+def test_options_change_the_preset():
+    name, config = parse(finetune.PRESETS, "", ["seed", "--hidden", "10", "20", "--no-validation", "--labels", "50"])
+    assert (name, config.hidden, config.labels, config.validation) == ("seed", (10, 20), 50, False)
+    assert config.data == "mnist"
+
+
+def test_paired_interval_by_hand():
+    # Differences 1, 2, 3: mean 2, sd 1, t(2) = 4.303.
+    mean, half = paired_interval([2, 4, 6], [1, 2, 3])
+    assert (mean, half) == pytest.approx((2, 4.303 / math.sqrt(3)))
+    assert math.isnan(paired_interval([1], [2])[1])
+    assert math.isnan(mean_sd([1])[1])
+
+
+def arm(start, errors):
+    common = {
+        "activation": "relu",
+        "labels": 10,
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3,
+        "seconds": [1.0] * 3,
+    }
+    return {
+        "start": start,
+        "test_error": errors,
+        "validation_error": errors,
+        "validation_curves": [[9, e] for e in errors],
+    } | common
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [([1, 2, 3], "pretraining helped"), ([9, 10, 11], "pretraining did harm"), ([4, 6, 5.1], "no difference")],
+)
+def test_the_conclusion_follows_the_interval(ours, verdict):
+    arms = [arm("Xavier", [5, 6, 7.1]), arm("He", [8, 8, 8]), arm("DBN, permuted", [1, 1, 1]), arm("DBN", ours)]
+    if verdict == "no difference":
+        arms[0] = arm("Xavier", [6, 4, 5])
+    assert verdict in conclusion(arms, 10)
+    assert "against Xavier" in conclusion(arms, 10)
+    assert "best baseline" in table(arms, 10, None)
+
+
+def test_nothing_is_concluded_without_both_sides():
+    assert "nothing to conclude" in conclusion([arm("DBN", [1, 2, 3])], 10)
+    assert "epochs" in table([arm("DBN", [1, 2, 3])], 10, None)
+
+
+def test_spreads_by_hand():
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    nn.init.eye_(network[0].weight)
+    nn.init.zeros_(network[2].weight)
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    forwards, backwards = spreads(network, x, torch.tensor([0, 1]))
+    assert forwards == pytest.approx([float(x.std()), float(x.std()), 0.0])
+    # At zero outputs both classes have probability 1/2, so the gradients of a row are −1/2 and 1/2.
+    assert backwards == pytest.approx([0.0, math.sqrt(4 * 0.25 / 3)])
