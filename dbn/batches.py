@@ -96,6 +96,8 @@ class Reader(NamedTuple):
         """Checked rows and their labels on the device of the model."""
         rows = _checked(_shaped(as_tensor(x, self.name), self.flatten, self.name), self.check, self.name)
         labels = None if y is None else as_tensor(y, "labels").to(self.like.device)
+        if labels is not None and not labels.is_floating_point():
+            labels = labels.long()
         return Batch(rows.to(device=self.like.device, dtype=self.like.dtype), labels)
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[Batch]:
@@ -192,15 +194,22 @@ class LoaderSource(Source):
 class MappedSource(Source):
     """Another source with a function applied to its rows: the layers below, encoded on the fly."""
 
-    def __init__(self, source: Source, function: Callable[[Tensor], Tensor], width: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        function: Callable[[Tensor], Tensor],
+        width: int,
+        watch: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.source, self.function, self.width, self.rows = source, function, width, source.rows
+        self.watch = watch or function  # what a subset goes through, where watching must not draw what training draws
 
     @property
     def steps(self) -> int | None:
         return self.source.steps
 
     def with_batch_size(self, batch_size: int) -> "MappedSource":
-        return MappedSource(self.source.with_batch_size(batch_size), self.function, self.width)
+        return MappedSource(self.source.with_batch_size(batch_size), self.function, self.width, self.watch)
 
     def batches(self, generator: Generator | None) -> Iterator[Batch]:
         return (batch._replace(x=self.function(batch.x)) for batch in self.source.batches(generator))
@@ -209,7 +218,7 @@ class MappedSource(Source):
         return (batch._replace(x=self.function(batch.x)) for batch in self.source.in_order())
 
     def subset(self, count: int) -> Tensor:
-        return self.function(self.source.subset(count))
+        return self.watch(self.source.subset(count))
 
 
 def open_source(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -66,10 +67,8 @@ class DBN(nn.Module):
             raise ValueError(f"units is {units!r}: list at least the visible layer and one hidden layer")
         generator = as_generator(generator, seed, torch.get_default_device())
         kinds = [as_unit(unit, f"units[{place}]") for place, unit in enumerate(units)]
-        # A layer is hidden in one machine and visible in the next; what each learns of its units is its own.
         self.layers = nn.ModuleList(  # type: ignore[assignment]
-            RBM(copy.deepcopy(low), copy.deepcopy(high), weight_scale=weight_scale, generator=generator)
-            for low, high in pairwise(kinds)
+            RBM(low, high, weight_scale=weight_scale, generator=generator) for low, high in pairwise(kinds)
         )
 
     def pretrain(
@@ -158,9 +157,7 @@ class DBN(nn.Module):
             if place:
                 below = self.layers[place - 1]
                 source = _encoded(source, below, upward, cache_bytes, generator).with_batch_size(recipe.batch_size)
-                if held_back is not None:  # encoded with draws of its own, so that watching changes nothing
-                    own = torch.Generator(below.weight.device).manual_seed(place)
-                    held_back = _encoded(held_back, below, upward, cache_bytes, own)
+                held_back = None if held_back is None else _encoded(held_back, below, upward, cache_bytes, None)
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{count}"
             histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
         return histories
@@ -238,18 +235,46 @@ class DBN(nn.Module):
         bottom = self.layers[0]
         return bottom.mean_visible(h) if mean else bottom.sample_visible(h, generator=generator)
 
-    def to_mlp(self, outputs: int, **options: Any) -> nn.Sequential:
+    def to_mlp(
+        self,
+        outputs: int,
+        *,
+        transfer: mlp.Transfer = "exact",
+        data: Any = None,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        generator: Generator | None = None,
+        seed: int | None = None,
+    ) -> nn.Sequential:
         """A plain network whose body computes exactly `encode(x)`, with a new head; see `dbn.mlp.classifier`.
 
         Args:
             outputs: number of classes or of real targets.
-            options: `transfer`, `data`, `dropout`, `input_dropout`, `generator` and `seed` of `dbn.mlp.classifier`.
+            transfer: "exact", or "relu_rescaled" or "relu_copied" for a ReLU network, which is another function.
+            data: rows (n, V) for "relu_rescaled".
+            dropout: probability of dropping an activation of a hidden layer.
+            input_dropout: the same for the inputs.
+            generator: draws the head.
+            seed: likewise, as a number.
 
         Example:
             >>> DBN([6, 4, 2], seed=0).to_mlp(outputs=3)(torch.ones(5, 6)).shape
             torch.Size([5, 3])
         """
-        return mlp.classifier(self.layers, outputs, **options)
+        return mlp.classifier(
+            self.layers,
+            outputs,
+            transfer=transfer,
+            data=data,
+            dropout=dropout,
+            input_dropout=input_dropout,
+            generator=generator,
+            seed=seed,
+        )
+
+    def forward(self, x: Any) -> Tensor:
+        """`encode(x)`."""
+        return self.encode(x)
 
     def to_autoencoder(self) -> nn.Sequential:
         """A plain network that computes exactly `reconstruct(x)`, for fine-tuning as an autoencoder."""
@@ -300,7 +325,8 @@ def _encoded(
     """The rows of the next layer: what the machine below makes of the rows of `source`."""
     width = below.hidden.size
     if upward == "samples":
-        return MappedSource(source, lambda v: below.sample_hidden(v, generator=generator), width)
+        watch = partial(below.sample_hidden, generator=torch.Generator(below.weight.device).manual_seed(0))
+        return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
     encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
     size = (source.rows or 0) * width * below.weight.element_size()
     if not source.fixed or size > cache_bytes:

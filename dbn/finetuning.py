@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,12 +16,12 @@ from tqdm import tqdm
 from dbn.arguments import as_generator, as_tensor, check_finite, choose_device, finite_number, whole_number
 from dbn.batches import Source, open_source
 from dbn.history import History, Record
-from dbn.scaling import remember_scale, scale_check, scale_of
+from dbn.scaling import Scale, known_scale, remember_scale, scale_check, scale_of, widened
 from dbn.schedules import Schedule, as_schedule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-_ROWS_TO_JUDGE = 10_000
+_ROWS_FOR_SCALE = 10_000
 _ROWS_AT_ONCE = 2000
 
 
@@ -117,22 +117,25 @@ def finetune(
     build = _optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
-    source = _open(model, x, y, batch_size, "x")
-    held_back = None if validation is None else _open(model, *_pair(validation), _ROWS_AT_ONCE, "validation")
+    source = _open(model, x, y, batch_size, "x", known_scale(model))
+    scale = widened(known_scale(model), scale_of(source.subset(_ROWS_FOR_SCALE)))
+    held_back = None if validation is None else _open(model, *_pair(validation), _ROWS_AT_ONCE, "validation", scale)
 
+    remember_scale(model, scale)
     optimizer = build(groups, lr=rates[0](0.0))
-    best, best_state, waited = (math.inf, math.inf), None, 0
-    history, started = History(), time.perf_counter()
-    remember_scale(model, scale_of(source.subset(_ROWS_TO_JUDGE)))
+    best, history, started = _Best(model), History(), time.perf_counter()
     total = None if source.steps is None else epochs * source.steps
     bar = tqdm(total=total, desc=description, unit="step", disable=not progress, dynamic_ncols=True)
-    with bar, _own_randomness(generator):
+    with bar, best, _own_randomness(generator):
         for epoch in range(epochs):
             model.train()
             summed, rows = torch.zeros((), device=target), 0
             for place, (inputs, labels) in enumerate(source.batches(generator)):
                 _set_rates(optimizer, rates, epoch + (place / source.steps if source.steps else 0.0))
-                value = _loss_of(model(inputs), labels, loss)
+                outputs = model(inputs)
+                if not source.fixed and labels is not None:
+                    _check_labels(labels, outputs, "x")
+                value = _loss_of(outputs, labels, loss)
                 optimizer.zero_grad()
                 torch.autograd.backward(value)
                 optimizer.step()
@@ -142,21 +145,36 @@ def finetune(
             if held_back is not None:
                 judged = _judge(model, held_back, loss)
                 record |= {"validation_error": judged.error, "validation_loss": judged.loss}
-                if (judged.error, judged.loss) < best:
-                    best, waited = (judged.error, judged.loss), 0
-                    best_state = copy.deepcopy(model.state_dict())
-                else:
-                    waited += 1
+                best.see(judged)
             history.append(record, description)
             bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "validation_error") if name in record})
             if callback is not None:
                 callback(record)
-            if waited >= limit:
+            if best.waited >= limit:
                 break
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    model.eval()
     return history
+
+
+class _Best:
+    """Keeps the weights of the lowest validation error, and puts them back when the work ends, however it ends."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.lowest, self.waited = model, (math.inf, math.inf), 0
+        self.state: dict[str, Any] | None = None
+
+    def see(self, judged: Evaluation) -> None:
+        self.waited += 1
+        if (judged.error, judged.loss) < self.lowest:
+            self.lowest, self.waited = (judged.error, judged.loss), 0
+            self.state = copy.deepcopy(self.model.state_dict())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.state is not None:
+            self.model.load_state_dict(self.state)
+        self.model.eval()
 
 
 def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = None) -> Evaluation:
@@ -171,12 +189,15 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
     Raises:
         ValueError: where the inputs are scaled unlike those of training, or labels do not fit.
 
+    The scale of training is an attribute of the module, which copies with it but is no part of its `state_dict`: a
+    network built anew from saved weights takes inputs of any scale.
+
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))
         >>> round(evaluate(model, torch.zeros(3, 2), torch.tensor([0, 1, 1])).accuracy, 2) in (0.33, 0.67)
         True
     """
-    return _judge(model, _open(model, x, y, _ROWS_AT_ONCE, "x"), loss)
+    return _judge(model, _open(model, x, y, _ROWS_AT_ONCE, "x", known_scale(model)), loss)
 
 
 @torch.no_grad()
@@ -195,14 +216,19 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         tensor([1, 0])
     """
     source = open_source(
-        x, batch_size=_ROWS_AT_ONCE, like=_like(model), check=scale_check(model), name="x", flatten=_is_flat(model)
+        x,
+        batch_size=_ROWS_AT_ONCE,
+        like=_like(model),
+        check=scale_check(known_scale(model)),
+        name="x",
+        flatten=_is_flat(model),
     )
     _outputs_of(model, next(source.in_order()).x, "x")
     with _evaluating(model):
         return torch.cat([torch.argmax(model(batch.x), 1) for batch in source.in_order()])
 
 
-def _open(model: nn.Module, x: Any, y: Any, batch_size: int, name: str) -> Source:
+def _open(model: nn.Module, x: Any, y: Any, batch_size: int, name: str, scale: Scale | None) -> Source:
     """The data as a source whose first rows pass through the model and whose labels fit its outputs."""
     like = _like(model)
     y = None if y is None else _labels(y)
@@ -211,7 +237,7 @@ def _open(model: nn.Module, x: Any, y: Any, batch_size: int, name: str) -> Sourc
         y,
         batch_size=batch_size,
         like=like,
-        check=scale_check(model),
+        check=scale_check(scale),
         name=name,
         flatten=_is_flat(model),
     )
@@ -293,7 +319,7 @@ def _loss_of(outputs: Tensor, labels: Tensor | None, loss: Loss | None) -> Tenso
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights and biases of the body, then of the last layer, each group with its place in the rates."""
-    own = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    own = _with_own_parameters(model)
     if not own:
         raise ValueError("model has no parameters: there is nothing to train")
     head = {id(parameter) for parameter in own[-1].parameters()}
@@ -329,8 +355,11 @@ def _like(model: nn.Module) -> Tensor:
 
 
 def _is_flat(model: nn.Module) -> bool:
-    own = (module for module in model.modules() if any(True for _ in module.parameters(recurse=False)))
-    return isinstance(next(own, None), nn.Linear)
+    return isinstance(next(iter(_with_own_parameters(model)), None), nn.Linear)
+
+
+def _with_own_parameters(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
 
 
 @contextmanager

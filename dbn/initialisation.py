@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dbn.arguments import as_generator, finite_number
+from dbn.scaling import forget_scale
 
 Draw = Callable[[Tensor, Generator | None, float | None], object]
 
@@ -97,6 +98,7 @@ def initialise(
     if not layers:
         raise ValueError("model has no linear or convolutional layer: there is nothing to initialise")
     generator = as_generator(generator, seed, layers[0][0].device)
+    forget_scale(model)
     for weight, bias in layers:
         if scheme == "permuted":
             weight.copy_(_permuted(weight, generator))

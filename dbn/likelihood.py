@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from dbn.arguments import as_rows
+from dbn.arguments import as_rows, check_finite
 from dbn.rbm import RBM
 
 _CHUNK = 2**14  # states in memory at once
@@ -86,6 +86,7 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: Tensor | float) -> Tensor
     """
     machine = _in_double(rbm)
     rows = as_rows(x, rbm.visible.size, like=machine.weight, name="x")
+    check_finite(rows, "x")
     rbm.visible.constrain_data(rows, "x")
     return -machine.free_energy(rows) - log_partition
 

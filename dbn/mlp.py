@@ -1,7 +1,7 @@
 """Ordinary networks that start from what a stack of machines has learned."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,7 +12,7 @@ from dbn.scaling import Scale, remember_scale
 
 Transfer = Literal["exact", "relu_rescaled", "relu_copied"]
 
-_TRANSFERS = ("exact", "relu_rescaled", "relu_copied")
+_TRANSFERS = get_args(Transfer)
 
 
 def classifier(

@@ -63,8 +63,9 @@ class RBM(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.visible = as_unit(visible, "visible")
-        self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))  # units named for both layers are two, not one
+        # What a machine learns of its units is its own, also where units are named for two layers or machines.
+        self.visible = copy.deepcopy(as_unit(visible, "visible"))
+        self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))
         weight = torch.empty(self.visible.size, self.hidden.size)
         spread = finite_number(weight_scale, "weight_scale")
         weight.normal_(0, spread, generator=as_generator(generator, seed, weight.device))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 _ATTRIBUTE = "dbn_input_scale"
 _ROWS_TO_JUDGE = 100
 _SHRUNK = 50
+_OUTLIERS = 0.01
 
 
 class Scale(NamedTuple):
@@ -25,37 +26,51 @@ def scale_of(rows: Tensor) -> Scale:
     return Scale(low, high, float(rows.double().abs().mean()))
 
 
+def widened(known: Scale | None, scale: Scale) -> Scale:
+    """The scale of both, with the magnitude of the rows seen last."""
+    if known is None:
+        return scale
+    return Scale(min(scale.low, known.low), max(scale.high, known.high), scale.magnitude or known.magnitude)
+
+
 def remember_scale(model: nn.Module, scale: Scale) -> None:
-    """Widen the range that the model knows; an infinite bound teaches nothing."""
-    known = known_scale(model)
-    if known is not None:
-        scale = Scale(min(scale.low, known.low), max(scale.high, known.high), scale.magnitude or known.magnitude)
+    """Let the model know the scale of its inputs; an infinite bound teaches nothing."""
     if scale.low > -float("inf") and scale.high < float("inf"):
         setattr(model, _ATTRIBUTE, scale)
 
 
 def known_scale(model: nn.Module) -> Scale | None:
-    """The scale of the inputs that the model was built for or trained on, where it is known."""
-    return cast(Scale | None, getattr(model, _ATTRIBUTE, None))
+    """The scale of the inputs that the model, or a part of it, was built for or trained on, where it is known."""
+    return cast(Scale | None, next((vars(m)[_ATTRIBUTE] for m in model.modules() if _ATTRIBUTE in vars(m)), None))
 
 
-def scale_check(model: nn.Module) -> Callable[[Tensor, str], None]:
-    """A function of rows and their name that raises a ValueError where they are scaled unlike what the model knows.
+def forget_scale(model: nn.Module) -> None:
+    """Let the model take inputs of any scale again."""
+    for module in model.modules():
+        vars(module).pop(_ATTRIBUTE, None)
 
-    Inputs may leave the known range by its width on either side; pixels in 0..255 leave 0..1 by 254 widths. A hundred
-    rows or more whose magnitude is under a fiftieth of that of training are refused too.
+
+def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
+    """A function of rows and their name that raises a ValueError where they are scaled unlike what is known.
+
+    One row in a hundred may leave the known range by more than its width; pixels in 0..255 leave 0..1 by 254 widths. A
+    hundred rows or more whose magnitude is under a fiftieth of that of training are refused too.
     """
-    known = known_scale(model)
 
     def check(rows: Tensor, name: str) -> None:
         if known is None:
             return
         found, width = scale_of(rows), known.high - known.low
-        shrunk = len(rows) >= _ROWS_TO_JUDGE and found.magnitude < known.magnitude / _SHRUNK
-        if found.low < known.low - width or found.high > known.high + width or shrunk:
+        shrunk = len(rows) >= _ROWS_TO_JUDGE and 0 < found.magnitude < known.magnitude / _SHRUNK
+        if shrunk or _share_outside(rows, known.low - width, known.high + width) > _OUTLIERS:
             raise ValueError(
                 f"{name} lies in {found.low:g}..{found.high:g}, but the model was made for inputs in "
                 f"{known.low:g}..{known.high:g}: scale these as those of training (pixels in 0..255: divide by 255)"
             )
 
     return check
+
+
+def _share_outside(rows: Tensor, low: float, high: float) -> float:
+    flat = rows.reshape(len(rows), -1)
+    return float(((flat.amin(1) < low) | (flat.amax(1) > high)).double().mean())

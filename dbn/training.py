@@ -67,7 +67,8 @@ def train(
         callback: called with every record.
         progress: show a bar.
         description: what the bar calls this run.
-        generator: draws the order of the rows and all samples; it must be on the device of the machine.
+        generator: draws the order of the rows and all samples; it must be on the device of the machine. A DataLoader
+            has an order and a batch size of its own.
         seed: likewise, as a number.
 
     Returns:
@@ -155,7 +156,8 @@ def run(
     def record(epochs_done: float) -> None:
         entry = {"epoch": epochs_done, "step": float(step), "seconds": time.perf_counter() - started, **monitor()}
         history.append(entry, description)
-        bar.set_postfix(error=f"{entry['reconstruction_error']:.2f}", refresh=False)
+        shown = {"error": "reconstruction_error", "gap": "free_energy_gap", "activity": "hidden_activity"}
+        bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
         if callback is not None:
             callback(entry)
 

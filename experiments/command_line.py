@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,18 @@ def parse(
     """
     default, example = next(iter(presets.items()))
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_describe(presets)
+        prog=f"python -m {_module_of(example)}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_describe(presets),
     )
-    parser.add_argument("preset", nargs="?", default=default, choices=list(presets), help=f"default: {default}")
+    parser.add_argument(
+        "preset",
+        nargs="?",
+        default=default,
+        choices=list(presets),
+        help=f"a set of defaults, listed below; {default} if none is named",
+    )
     hints = typing.get_type_hints(type(example))
     for field in dataclasses.fields(example):  # type: ignore[arg-type]
         _add(parser, field, hints[field.name], getattr(example, field.name))
@@ -39,19 +49,31 @@ def parse(
     return name, dataclasses.replace(presets[name], **changed)  # type: ignore[type-var]
 
 
+def _module_of(example: Any) -> str:
+    module = type(example).__module__
+    spec = sys.modules["__main__"].__spec__ if module == "__main__" else None
+    return module if spec is None else spec.name
+
+
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, default: Any) -> None:
-    flag, shown = f"--{field.name.replace('_', '-')}", _shown(default)
-    text = f"{field.metadata['help']} ({shown})"
+    flag = f"--{field.name.replace('_', '-')}"
+    text = field.metadata["help"] + ("" if default is None else f" ({_shown(default)})")
     kind = _plain(hint)
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
     elif typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         parser.add_argument(
-            flag, type=item, nargs="+", action=_Tuple, default=argparse.SUPPRESS, help=text, metavar=_meta(item)
+            flag,
+            type=item,
+            nargs="+",
+            action=_Tuple,
+            default=argparse.SUPPRESS,
+            help=text,
+            metavar=_meta(item, field.name),
         )
     else:
-        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=_meta(kind))
+        parser.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, metavar=_meta(kind, field.name))
 
 
 class _Tuple(argparse.Action):
@@ -66,8 +88,8 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _meta(kind: type) -> str:
-    return {int: "N", float: "X", str: "NAME"}[kind]
+def _meta(kind: type, name: str) -> str:
+    return {int: "N", float: "X"}.get(kind, name.upper())
 
 
 def _shown(value: Any) -> str:

@@ -16,15 +16,15 @@ from torch import nn
 from tqdm import tqdm
 
 from dbn import DBN, datasets, evaluate, finetune, plots
-from dbn.arguments import choose_device
+from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
 from dbn.history import History
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, environment, read_json, write_json
+from experiments.records import as_dict, environment, launch, read_json, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
-from experiments.tables import conclusion, table
+from experiments.tables import conclusion, labelled, table
 
 
 @dataclass(frozen=True)
@@ -38,43 +38,72 @@ class Config:
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(tuple(STARTS), "starts to compare")
     pretrain_epochs: int = option(30, "passes over the unlabelled rows for each layer")
-    epochs: int = option(15, "at least so many passes over the labelled rows")
-    updates: int = option(750, "at least so many updates, which decides where labels are few")
+    epochs: int = option(12, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
+    updates: int = option(600, "least number of updates: more passes are made where labels are few")
     rates: tuple[str, ...] = option(
-        ("1e-3", "3e-3", "1e-3/1e-2"), "Adam's rates to choose from, for all layers or body/head"
+        ("1e-3", "3e-3", "1e-2", "1e-3/1e-2", "3e-3/1e-2"), "Adam's rates to choose from, for all layers or body/head"
     )
     target_error: float | None = option(
-        None, "validation error in percent for the epochs column; by default where the best baseline ends"
+        None,
+        "validation error in percent for the epochs column; by default what every seed of the best baseline reaches",
     )
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
     out: str | None = option(
         None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
     )
 
+    def __post_init__(self) -> None:
+        for name in ("seeds", "pretrain_epochs", "epochs", "updates"):
+            whole_number(getattr(self, name), name)
+        for name, known in (("starts", STARTS), ("labels", None), ("hidden", None), ("rates", None)):
+            values = getattr(self, name)
+            if not values or (known and not set(values) <= set(known)):
+                raise ValueError(f"{name} is {values}: give at least one" + f" of {' '.join(known)}" * bool(known))
+        for rate in self.rates:
+            rates_of(rate)
 
-_FULL: dict[str, Any] = {"labels": (1000, 60000), "updates": 2000}
+
+_FULL: dict[str, Any] = {"labels": (1000, 60000), "epochs": 15, "updates": 2000}
+_LETTERS: dict[str, Any] = _FULL | {"labels": (1000, 124800)}
+_USPS: dict[str, Any] = _FULL | {"labels": (1000, 7291)}
+
+
+def rates_of(text: str) -> tuple[float, float]:
+    """ "1e-3/1e-2" as body and head, "1e-3" as both."""
+    body, _, head = text.partition("/")
+    return finite_number(float(body), "rates", positive=True), finite_number(
+        float(head or body), "rates", positive=True
+    )
+
+
 PRESETS = {
     "sample": Config(),
-    **{name: Config(data=name, **_FULL) for name in ("mnist", "fashion-mnist", "kmnist", "emnist-letters", "usps")},
+    "mnist": Config(data="mnist", **_FULL),
+    "mnist-few": Config(data="mnist", **_FULL | {"labels": (1000,), "hidden": (500, 500)}),
+    "fashion-mnist": Config(data="fashion-mnist", **_FULL),
+    "kmnist": Config(data="kmnist", **_FULL),
+    "emnist-letters": Config(data="emnist-letters", **_LETTERS),
+    "usps": Config(data="usps", **_USPS),
     "tiny": Config(
         labels=(100,), seeds=2, hidden=(32, 16), pretrain_epochs=1, epochs=2, updates=1, rates=("1e-3", "3e-3")
     ),
 }
 
+#: What may differ between two runs in one folder: it changes no number of an arm, or is part of the arm's name.
+_FREE = ("target_error", "out", "root", "device", "starts", "labels")
+
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
-    unknown = [name for name in config.starts if name not in STARTS]
-    if unknown:
-        raise SystemExit(f"--starts {' '.join(unknown)}: known are {' '.join(STARTS)}")
     out = Path(config.out or f"runs/compare-{preset}")
     claim(out, config)
-    try:
-        stacks = _stacks(config, out)
-        arms = _arms(config, stacks, out)
-    except KeyboardInterrupt:
-        raise SystemExit(f"interrupted: the same command goes on from what is finished in {out}") from None
+    trained = _stacks(config, out)
+    stacks = [stack for stack, _ in trained]
+    arms = _arms(config, stacks, out)
+    for name, arm in zip(config.starts * len(config.labels), arms, strict=True):
+        if STARTS[name].from_stack:
+            arm["pretrain_seconds"] = [seconds for _, seconds in trained]
     return report(config, arms, stacks, out)
 
 
@@ -86,25 +115,28 @@ def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str,
     with tqdm(total=total, desc="fine-tuning", unit="run", dynamic_ncols=True) as bar:
         for labels, start in plan:
             path = out / "arms" / f"{labels}-{start}.json"
-            if not path.exists():
-                write_json(path, _run_arm(config, labels, start, stacks, bar))
-            else:
+            if path.exists():
                 bar.update(len(config.rates) * config.seeds)
+                bar.write(f"{path} is finished, from commit {read_json(path)['commit']}")
+            else:
+                write_json(path, _run_arm(config, labels, start, stacks, bar))
             arms.append(read_json(path))
     return arms
 
 
 def claim(out: Path, config: Config) -> None:
     """Make `out` the folder of this configuration; stop where it holds finished work of another."""
-    path = out / "config.json"
-    if path.exists() and read_json(path) != as_dict(config):
-        raise SystemExit(f"{out} holds a run of another configuration: choose another --out, or delete it")
-    write_json(path, as_dict(config))
+    path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in _FREE}
+    if path.exists() and read_json(path) != ours:
+        theirs = read_json(path)
+        differing = [f"--{key.replace('_', '-')}" for key in ours if theirs.get(key) != ours[key]]
+        raise ValueError(f"{out} holds a run with other {' '.join(differing)}: choose another --out, or delete it")
+    write_json(path, ours)
 
 
-def _stacks(config: Config, out: Path) -> list[DBN | None]:
+def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
     if not any(STARTS[name].from_stack for name in config.starts):
-        return [None] * config.seeds
+        return [(None, 0.0)] * config.seeds
     device = str(choose_device(config.device))
     return [
         pretrained(
@@ -135,6 +167,8 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
         "start": start.label,
         "activation": start.activation,
         "labels": labels,
+        "labelled_rows": len(_split(config.data, config.root, labels, 0).train.labelled.x),
+        "commit": environment()["commit"],
         "learning_rate": body,
         "head_learning_rate": head,
         "test_error": [
@@ -177,12 +211,6 @@ def budget(rows: int, config: Config) -> tuple[int, int]:
     return batch_size, max(config.epochs, -(-config.updates * batch_size // rows))
 
 
-def rates_of(text: str) -> tuple[float, float]:
-    """ "1e-3/1e-2" as body and head, "1e-3" as both."""
-    body, _, head = text.partition("/")
-    return float(body), float(head or body)
-
-
 @lru_cache(maxsize=16)
 def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
     return datasets.load(data, root=root, labels=labels, seed=seed)
@@ -193,7 +221,7 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
     content = {"config": as_dict(config), "environment": environment(), "arms": arms}
     write_json(out / "results.json", content)
     text = "\n\n".join(
-        f"**{config.data}, {labels} labels, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
+        f"**{config.data}, {labelled(arms, labels)}, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
         f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels)}"
         for labels in config.labels
     )
@@ -207,7 +235,7 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
 def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
     """Write `curves.png`, `signal.png` and, where there is a stack, `filters.png`."""
     panels = {
-        f"{labels} labels": {arm["start"]: arm["validation_curves"] for arm in arms if arm["labels"] == labels}
+        labelled(arms, labels): {arm["start"]: arm["validation_curves"] for arm in arms if arm["labels"] == labels}
         for labels in config.labels
     }
     highlight = STARTS["dbn"].label
@@ -229,4 +257,4 @@ def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], o
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

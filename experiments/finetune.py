@@ -14,9 +14,9 @@ from torch import nn
 
 from dbn import DBN, datasets, evaluate, finetune, predict
 from dbn.arguments import choose_device
-from dbn.datasets import DataSplit, Samples
+from dbn.datasets import DataSplit
 from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, write_json
+from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import STARTS
 
 
@@ -27,8 +27,8 @@ class Config:
     data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
     root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
-    start: str = option("xavier", f"path of a saved stack, or one of {', '.join(STARTS)} (the last two need --stack)")
-    stack: str | None = option(None, "path of a saved stack for --start permuted or dbn")
+    start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn where --stack is given, else xavier")
+    stack: str | None = option(None, "path of a stack that experiments.pretrain saved, for --start dbn or permuted")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack where there is one")
     epochs: int = option(15, "passes over the labelled rows")
     batch_size: int = option(100, "rows an update")
@@ -42,7 +42,7 @@ class Config:
 
 PRESETS = {
     "sample": Config(),
-    "seed": Config(data="mnist", validation=False, seed=777, out="runs/finetune-seed"),
+    "seed": Config(data="mnist", start="xavier", validation=False, seed=777, out="runs/finetune-seed"),
     "mnist": Config(data="mnist", out="runs/finetune-mnist"),
     "tiny": Config(labels=100, hidden=(16,), epochs=1, out="runs/finetune-tiny"),
 }
@@ -51,12 +51,12 @@ PRESETS = {
 def main(arguments: Sequence[str] | None = None) -> float:
     """Fine-tune, print the test error and one random test digit, save the result, and return the error in percent."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
-    split = datasets.load(config.data, root=config.root, labels=config.labels, seed=config.seed)
+    held_back = None if config.validation else 0
+    split = datasets.load(config.data, root=config.root, labels=config.labels, seed=config.seed, validation=held_back)
     network = _network(config, split).to(choose_device(config.device))
-    train = split.train.labelled if config.validation else _with_validation(split)
     history = finetune(
         network,
-        *train,
+        *split.train.labelled,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     )
     result = evaluate(network, *split.test)
     print(f"test accuracy {100 * result.accuracy:.2f} %, error {100 * result.error:.2f} % of {result.n} rows")
-    print(_one_prediction(network, split.test, config.seed))
+    print(_one_prediction(network, split, config.seed))
     out = Path(config.out)
     content = {"config": as_dict(config), "environment": environment(), "test": result._asdict()}
     write_json(out / "results.json", {**content, "records": history.records})
@@ -76,27 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
 
 def _network(config: Config, split: DataSplit) -> nn.Sequential:
-    if config.start not in STARTS and not Path(config.start).exists():
-        raise SystemExit(f"--start {config.start}: no such file, and no start of that name among {', '.join(STARTS)}")
-    if config.start not in STARTS:
-        return DBN.load(config.start).to_mlp(split.classes, seed=config.seed)
-    start = STARTS[config.start]
-    if start.from_stack and config.stack is None:
-        raise SystemExit(f"--start {config.start} needs --stack, the path of a stack that experiments.pretrain saved")
+    name = config.start or ("xavier" if config.stack is None else "dbn")
+    if name not in STARTS:
+        raise ValueError(f"--start {name}: known are {', '.join(STARTS)}")
+    start = STARTS[name]
+    if start.from_stack != (config.stack is not None):
+        raise ValueError(f"--start {name} {'needs' if start.from_stack else 'takes no'} --stack")
     stack = None if config.stack is None else DBN.load(config.stack)
-    return start.build([split.train.x.shape[1], *config.hidden, split.classes], stack, config.seed)
+    hidden = config.hidden if stack is None else [rbm.hidden.size for rbm in stack.layers]
+    return start.build([split.train.x.shape[1], *hidden, split.classes], stack, config.seed)
 
 
-def _with_validation(split: DataSplit) -> Samples:
-    train = split.train.labelled
-    return Samples(torch.cat([train.x, split.validation.x]), torch.cat([train.y, split.validation.y]))
-
-
-def _one_prediction(network: nn.Module, test: Samples, seed: int) -> str:
-    place = int(torch.randint(len(test.x), (), generator=torch.Generator().manual_seed(seed)))
-    prediction = int(predict(network, test.x[place : place + 1]))
-    return f"test row {place}: label {int(test.y[place])}, prediction {prediction}"
+def _one_prediction(network: nn.Module, split: DataSplit, seed: int) -> str:
+    place = int(torch.randint(len(split.test.x), (), generator=torch.Generator().manual_seed(seed)))
+    label, prediction = int(split.test.y[place]), int(predict(network, split.test.x[place : place + 1]))
+    names = split.class_names
+    return f"test row {place}: label {names[label]}, prediction {names[prediction]}"
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -11,7 +11,7 @@ from dbn import DBN, datasets, plots
 from dbn.arguments import choose_device
 from dbn.history import Record
 from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, write_json
+from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import visible_units
 
 
@@ -94,4 +94,4 @@ def _summary(record: Record) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[flo
     if freedom < 1:
         return mean, float("nan")
     return mean, _STUDENT[min(freedom, len(_STUDENT)) - 1] * spread / len(differences) ** 0.5
+
+
+def launch(main: Callable[[], object]) -> None:
+    """Run an experiment from the command line: what is wrong with its input ends it in one line."""
+    try:
+        main()
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: the same command goes on from what is finished") from None
 
 
 def _module() -> str:

@@ -9,8 +9,9 @@ from torch import nn
 
 from dbn import DBN, Bernoulli, Gaussian, Unit, initialise
 from dbn.datasets import DataSplit
+from experiments.records import environment, read_json, write_json
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ STARTS = {
     "he": Start("He", "relu", "he_normal"),
     "xavier-sigmoid": Start("Xavier, sigmoid", "sigmoid", "xavier_uniform"),
     "permuted": Start("DBN, permuted", "sigmoid", "permuted", from_stack=True),
-    "dbn": Start("DBN", "sigmoid", "exact", from_stack=True),
+    "dbn": Start("DBN", "sigmoid", "as pretrained", from_stack=True),
 }
 
 
@@ -67,14 +68,18 @@ def visible_units(split: DataSplit) -> Unit:
 
 
 def pretrained(
-    split: DataSplit, hidden: tuple[int, ...], *, epochs: int, seed: int, device: str, path: Path | None = None
-) -> DBN:
-    """A stack pretrained on all training rows with the library's defaults, or the one saved at `path` before."""
-    if path is not None and path.exists():
-        return DBN.load(path)
+    split: DataSplit, hidden: tuple[int, ...], *, epochs: int, seed: int, device: str, path: Path
+) -> tuple[DBN, float]:
+    """A stack pretrained on all training rows with the library's defaults, and the seconds that took.
+
+    Both are saved, at `path` and beside it as JSON, and read from there where they are.
+    """
+    log = path.with_suffix(".json")
+    if path.exists() and log.exists():
+        return DBN.load(path), float(read_json(log)["seconds"])
     stack = DBN([visible_units(split), *hidden], seed=seed).to(device)
-    stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, seed=seed)
-    stack.cpu()
-    if path is not None:
-        stack.save(path)
-    return stack
+    histories = stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, seed=seed)
+    seconds = sum(history.last["seconds"] for history in histories)
+    stack.cpu().save(path)
+    write_json(log, {"seconds": seconds, "environment": environment()})
+    return stack, seconds

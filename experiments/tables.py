@@ -1,6 +1,7 @@
 """The table of a comparison, and the sentence under it."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
     """One row a start: rates, errors, paired difference to the best baseline, epochs to a stated error."""
     baseline = best_baseline(arms, labels)
     if target_error is None and baseline is not None:
-        target_error = mean_sd(baseline["validation_error"])[0]
+        target_error = max(baseline["validation_error"])
     target = "epochs" if target_error is None else f"epochs to {target_error:.1f} %"
     head = ["start", "activation", "rate body/head", "test error %", "− best baseline (95 %)", target, "seconds"]
     rows = [
@@ -34,7 +35,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
             "{:.2f} ± {:.2f}".format(*mean_sd(arm["test_error"])),
             _difference(arm, baseline),
             _epochs_to(arm["validation_curves"], target_error),
-            f"{mean_sd(arm['seconds'])[0]:.1f}",
+            " + ".join(f"{mean_sd(arm[key])[0]:.1f}" for key in ("pretrain_seconds", "seconds") if key in arm),
         ]
         for arm in arms
         if arm["labels"] == labels
@@ -59,8 +60,15 @@ def conclusion(arms: Sequence[Arm], labels: int) -> str:
         verdict = "no difference that these seeds can show"
     return (
         f"{_DBN} against {baseline['start']} ({baseline['activation']}), the best start without pretraining on "
-        f"validation: {mean:+.2f} ± {half:.2f} points of test error (paired, 95 %), {verdict}."
+        f"validation: {mean:+.2f} ± {half:.2f} points of test error, {verdict}. The 95 % interval is over paired seeds "
+        "(labelled rows, weights, order), which all share one test set."
     )
+
+
+def labelled(arms: Sequence[Arm], labels: int) -> str:
+    """How many rows have labels, and that they are all where fewer are there than were asked for."""
+    found = next(arm["labelled_rows"] for arm in arms if arm["labels"] == labels)
+    return f"{labels} labels" if found == labels else f"all {found} labels"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -82,12 +90,10 @@ def _difference(arm: Arm, baseline: Arm | None) -> str:
 
 
 def _epochs_to(curves: Sequence[Sequence[float]], target: float | None) -> str:
-    """Mean over the seeds that reach it of the first epoch at or below the target, and how many those are."""
+    """Median over seeds of the first epoch at or below the target, where a seed that never is counts as the last."""
     if target is None:
         return ""
-    firsts = [next((place + 1 for place, error in enumerate(curve) if error <= target), None) for curve in curves]
-    reached = [first for first in firsts if first is not None]
-    if not reached:
-        return "never"
-    share = "" if len(reached) == len(firsts) else f" ({len(reached)} of {len(firsts)} seeds)"
-    return f"{sum(reached) / len(reached):.1f}{share}"
+    firsts = [next((place + 1 for place, error in enumerate(curve) if error <= target), math.inf) for curve in curves]
+    middle, reached = statistics.median_high(firsts), sum(map(math.isfinite, firsts))
+    share = "" if reached in (0, len(firsts)) else f" ({reached} of {len(firsts)} seeds)"
+    return ("never" if math.isinf(middle) else f"{middle:.0f}") + share

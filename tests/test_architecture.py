@@ -23,7 +23,7 @@ RANKS = {
     "plots": set(),
     "schedules": {"arguments"},
     "batches": {"arguments"},
-    "initialisation": {"arguments"},
+    "initialisation": {"arguments", "scaling"},
     "units": set(),
     "rbm": {"units", "arguments", "checkpoint"},
     "estimators": {"rbm", "units", "arguments"},

@@ -10,10 +10,10 @@ from torch import nn
 from dbn import DBN
 from experiments import compare, finetune, pretrain
 from experiments.command_line import parse
-from experiments.records import mean_sd, paired_interval
+from experiments.records import launch, mean_sd, paired_interval
 from experiments.signals import spreads
 from experiments.starts import STARTS
-from experiments.tables import conclusion, table
+from experiments.tables import conclusion, labelled, table
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
@@ -52,14 +52,25 @@ def test_finetune_prints_the_error_and_one_random_digit(tmp_path, capsys):
 
 def test_finetune_starts_from_a_saved_stack(tmp_path):
     path = str(pretrain.main(["tiny", "--out", str(tmp_path / "stack")]))
-    as_start = finetune.main(["tiny", "--start", path, "--out", str(tmp_path / "a")])
-    by_name = finetune.main(["tiny", "--start", "dbn", "--stack", path, "--hidden", "32", "16", "--out", str(tmp_path)])
-    assert as_start == by_name
+    by_default = finetune.main(["tiny", "--stack", path, "--out", str(tmp_path / "a")])
+    by_name = finetune.main(["tiny", "--start", "dbn", "--stack", path, "--out", str(tmp_path)])
+    assert by_default == by_name
+
+
+def test_without_validation_all_training_rows_train_and_no_more(tmp_path, monkeypatch):
+    seen = []
+    original = finetune.finetune
+    monkeypatch.setattr(
+        finetune, "finetune", lambda *given, **more: seen.append(len(given[1])) or original(*given, **more)
+    )
+    finetune.main(["tiny", "--no-validation", "--out", str(tmp_path)])
+    finetune.main(["tiny", "--no-validation", "--labels", "5000", "--out", str(tmp_path)])
+    assert seen == [100, 5000]
 
 
 @pytest.mark.parametrize("start", ["no-such-start", "dbn"])
 def test_finetune_says_what_a_start_needs(start, tmp_path):
-    with pytest.raises(SystemExit, match="--start"):
+    with pytest.raises(ValueError, match="--start"):
         finetune.main(["tiny", "--start", start, "--out", str(tmp_path)])
 
 
@@ -116,13 +127,36 @@ def test_an_interrupted_comparison_goes_on_from_its_finished_arms(comparison, tm
 
 def test_compare_refuses_the_folder_of_another_configuration(comparison):
     out, _ = comparison
-    with pytest.raises(SystemExit, match="another configuration"):
+    with pytest.raises(ValueError, match="a run with other --seeds"):
         compare.main(["tiny", "--seeds", "3", "--out", str(out)])
+    assert compare.main(["tiny", "--starts", "he", "dbn", "--target-error", "70", "--out", str(out)])["arms"]
 
 
-def test_compare_refuses_unknown_starts(tmp_path):
-    with pytest.raises(SystemExit, match="bananas"):
-        compare.main(["tiny", "--starts", "bananas", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--starts", "bananas"], "bananas"),
+        (["--rates", "fast"], "fast"),
+        (["--rates", "1e-3/-1"], "rates is -1"),
+        (["--seeds", "0"], "seeds is 0"),
+    ],
+)
+def test_compare_refuses_what_cannot_work_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compare.main(["tiny", *options, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_ends_in_one_line(capsys):
+    def fail():
+        raise ValueError("seeds is 0: give more")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for work, words in ((fail, "error: seeds is 0: give more"), (interrupt, "the same command goes on")):
+        with pytest.raises(SystemExit, match=words):
+            launch(work)
 
 
 def test_compare_takes_a_table_of_the_users_own(tmp_path):
@@ -140,7 +174,7 @@ def test_compare_takes_a_table_of_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch_size", "epochs"), [(100, 10, 75), (500, 10, 15), (2500, 50, 15), (50_000, 100, 15)]
+    ("rows", "batch_size", "epochs"), [(100, 10, 60), (500, 10, 12), (2500, 50, 12), (50_000, 100, 12)]
 )
 def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
     assert compare.budget(rows, compare.Config()) == (batch_size, epochs)
@@ -174,6 +208,7 @@ def arm(start, errors):
     common = {
         "activation": "relu",
         "labels": 10,
+        "labelled_rows": 10,
         "learning_rate": 1e-3,
         "head_learning_rate": 1e-3,
         "seconds": [1.0] * 3,
@@ -202,6 +237,15 @@ def test_the_conclusion_follows_the_interval(ours, verdict):
 def test_nothing_is_concluded_without_both_sides():
     assert "nothing to conclude" in conclusion([arm("DBN", [1, 2, 3])], 10)
     assert "epochs" in table([arm("DBN", [1, 2, 3])], 10, None)
+
+
+def test_epochs_are_the_median_and_a_seed_that_never_arrives_counts_as_last():
+    curves = [[9, 5, 4], [9, 9, 4], [9, 9, 9]]
+    rows = [arm("He", [4, 4, 9]) | {"validation_curves": curves, "pretrain_seconds": [2.0] * 3}]
+    assert "| 3 (2 of 3 seeds) " in table(rows, 10, 5.0)
+    assert "| never " in table(rows, 10, 3.0)
+    assert "2.0 + 1.0" in table(rows, 10, 5.0)
+    assert labelled([arm("He", [1, 1, 1]) | {"labelled_rows": 7}], 10) == "all 7 labels"
 
 
 def test_spreads_by_hand():

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -25,9 +26,9 @@ class Unit(nn.Module, ABC):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"size is {size!r}: give the number of units, a whole number of at least 1")
-        self.size = size
+        self.size = int(size)
 
     @abstractmethod
     def log_partition(self, field: Tensor) -> Tensor:

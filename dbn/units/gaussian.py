@@ -31,7 +31,7 @@ class Gaussian(Unit):
         tensor([0.5000])
     """
 
-    suggested_learning_rate = 0.001
+    suggested_learning_rate = 0.003
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__(size)

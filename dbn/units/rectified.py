@@ -30,7 +30,7 @@ class ReLU(Unit):
     """
 
     support = (0.0, float("inf"))
-    suggested_learning_rate = 0.001
+    suggested_learning_rate = 0.01
 
     def log_partition(self, field: Tensor) -> Tensor:
         # log ∫ is ½η² + log √2π + log Φ(η) on the right and log √(π/2) + log erfcx(−η/√2) on the left, where the
@@ -88,7 +88,7 @@ class NoisyReLU(Unit):
 
     has_energy = False
     support = (0.0, float("inf"))
-    suggested_learning_rate = 0.001
+    suggested_learning_rate = 0.01
 
     def log_partition(self, field: Tensor) -> Tensor:
         self._refuse()
