@@ -184,7 +184,17 @@ class Categorical(Unit):
 
 
 def _uniform_like(x: Tensor, generator: Generator | None) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
+    """Uniform numbers in [0, 1) of the shape of x.
+
+    Float32 on a CPU takes 16 random bits a number, which costs half as much as 24, and adds the same random fraction of
+    2⁻¹⁶ to all: every number is exactly uniform by itself, and two of one call are correlated by at most 2⁻¹⁶.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(generator=generator)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    fraction = float(torch.rand((), generator=generator)) * (1 - 2**-7)  # below 1 after rounding, or 1.0 could come out
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    return bits.to(x.dtype).add_(2**15 + fraction).mul_(2**-16)
 
 
 def _digits(index: Tensor, *, base: int, length: int) -> Tensor:
