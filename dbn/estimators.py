@@ -70,7 +70,7 @@ class PCD(Estimator):
     """Persistent contrastive divergence: Gibbs chains that go on from step to step, never restarted at the data.
 
     The chains are hidden states, and go on where the same estimator is used again on a machine as wide. Every step
-    draws v from p(v | h) and the next h from p(h | v), and the statistics pair that v with E[h | v], so that both halves
+    draws v from p(v | h) and the next h from p(h | v), and the statistics pair that v with E[h | v], so that both
     belong to the same state and the same weights.
 
     Source: L. Younes (1989), Parametric inference for imperfectly observed Gibbsian fields; T. Tieleman (2008),

@@ -215,8 +215,8 @@ class RBM(nn.Module):
         return as_generator(generator, seed, self.weight.device)
 
 
-def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float) -> None:
-    """Add `scale` times the mean over rows of ∂(−F)/∂θ at a phase to `into`, for every parameter named there.
+def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float, *, keep: float = 1.0) -> None:
+    """`into` ← `keep` · `into` + `scale` · the mean over rows of ∂(−F)/∂θ, for every parameter named there.
 
     ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so the positive and the
     negative phase of every estimator come through here, each divided by its own number of rows.
@@ -226,21 +226,22 @@ def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float) 
         into: parameter names, as in `rbm.named_parameters()`, to the tensors that are added to in place.
         phase: visible rows and hidden means; their number is the denominator.
         scale: the factor, positive for data and negative for the model.
+        keep: the factor of what `into` held before, such as the momentum.
     """
     v, h = phase.visible, phase.hidden_mean
     share = scale / len(v)
     if "weight" in into:
-        into["weight"].addmm_(v.t(), h, alpha=share)
+        into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
     for name, values in (("visible_bias", v), ("hidden_bias", h)):
         if name in into:
-            into[name].add_(values.sum(0), alpha=share)
+            into[name].mul_(keep).add_(values.sum(0), alpha=share)
     for side, units, values, is_mean in (
         ("visible", rbm.visible, v, phase.visible_is_mean),
         ("hidden", rbm.hidden, h, True),
     ):
         for name, gradient in units.own_gradient(values, is_mean=is_mean).items():
             if f"{side}.{name}" in into:
-                into[f"{side}.{name}"].add_(gradient, alpha=scale)
+                into[f"{side}.{name}"].mul_(keep).add_(gradient, alpha=scale)
 
 
 @torch.no_grad()

@@ -191,9 +191,7 @@ def update(
     """One step of learning from visible rows v (n, V), in place; the increments carry the momentum."""
     positive = rbm.phase(v)
     negative = estimator.negative(rbm, positive, generator)
-    for increment in increments.values():
-        increment.mul_(momentum)
-    add_gradient(rbm, increments, positive, learning_rate)
+    add_gradient(rbm, increments, positive, learning_rate, keep=momentum)
     add_gradient(rbm, increments, negative, -learning_rate)
     if "weight" in increments:
         increments["weight"].add_(rbm.weight, alpha=-learning_rate * weight_decay)

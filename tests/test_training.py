@@ -123,9 +123,9 @@ class SharedDenominator:
 
     rows = 0
 
-    def __call__(self, rbm, into, phase, scale):
+    def __call__(self, rbm, into, phase, scale, *, keep=1.0):
         self.rows = len(phase.visible) if scale > 0 else self.rows
-        add_gradient(rbm, into, phase, scale * len(phase.visible) / self.rows)
+        add_gradient(rbm, into, phase, scale * len(phase.visible) / self.rows, keep=keep)
 
 
 def moved_by_one_row_more(estimator):
