@@ -6,7 +6,7 @@ from dbn.estimators import CD, PCD, Estimator
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
 from dbn.history import DivergenceError, History
 from dbn.initialisation import initialise
-from dbn.likelihood import exact_log_partition, log_likelihood
+from dbn.likelihood import LogPartition, ais, exact_log_partition, log_likelihood
 from dbn.rbm import RBM
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
@@ -26,10 +26,12 @@ __all__ = [
     "Gaussian",
     "History",
     "Joint",
+    "LogPartition",
     "NoisyReLU",
     "ReLU",
     "Spin",
     "Unit",
+    "ais",
     "datasets",
     "evaluate",
     "exact_log_partition",
