@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import compare, finetune, pretrain
+from experiments import benchmark, compare, finetune, pretrain
 from experiments.command_line import parse
 from experiments.records import launch, mean_sd, paired_interval
 from experiments.signals import spreads
@@ -180,7 +180,22 @@ def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
     assert compare.budget(rows, compare.Config()) == (batch_size, epochs)
 
 
-@pytest.mark.parametrize("module", [pretrain, finetune, compare])
+def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monkeypatch):
+    def missing(x, hidden):
+        raise ImportError("no module named peer")
+
+    monkeypatch.setattr(benchmark, "PEERS", {"tutorial loop": benchmark.PEERS["tutorial loop"], "peer": missing})
+    content = benchmark.main(["tiny", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(content))
+    measured = [row for row in content["rows"] if "ratio" in row]
+    assert all(row["ratio"] > 0 for row in measured)
+    assert {row["of"] for row in content["rows"] if "reason" in row} == {"skipped"}
+    assert {"step / its products", "epoch / its steps", "AIS / its products", "epoch of theirs / ours"} <= {
+        row["of"] for row in measured
+    }
+
+
+@pytest.mark.parametrize("module", [benchmark, pretrain, finetune, compare])
 def test_help_names_presets_and_defaults(module, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])

@@ -1,0 +1,378 @@
+"""How near to the bare matrix products the library runs, and how far ahead of others.
+
+Every row times two things in turn, round by round, and reports the median of the paired ratios with its quartiles: on a
+shared machine the ratio holds where seconds do not. A floor is the matrix products alone, at the same shapes, into
+buffers made once. Rows are the bundled digits, repeated; `likelihood` is the mean log-likelihood in nats of 500
+thresholded test digits, by AIS, of a machine trained for as many updates, so that speed is not bought with quality.
+"""
+
+import contextlib
+import io
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import ToTensor
+
+from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise, log_likelihood, train
+from dbn.arguments import choose_device
+from dbn.training import MOMENTUM, open_rows, update
+from experiments.command_line import option, parse
+from experiments.peers import PEERS
+from experiments.records import as_dict, environment, launch, write_json
+from experiments.starts import perceptron
+from experiments.tables import aligned
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure, and how often."""
+
+    parts: tuple[str, ...] = option(
+        ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory"), "groups of rows to measure"
+    )
+    hidden: tuple[int, ...] = option((256, 500), "sizes of the hidden layer")
+    rounds: int = option(9, "rounds of each pair")
+    rows: int = option(20_000, "training rows; a hundredth as many updates")
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str = option("runs/benchmark", "folder for the result")
+
+
+PRESETS = {
+    "full": Config(),
+    "tiny": Config(hidden=(16,), rounds=1, rows=1000, device="cpu", out="runs/benchmark-tiny"),
+}
+
+Row = dict[str, Any]
+Work = Callable[[], object]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print the table, and write `benchmark.json`."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    device = choose_device(config.device)
+    groups: dict[str, Callable[[Config, torch.device], list[Row]]] = {
+        "steps": steps,
+        "epoch": epoch,
+        "peers": peers,
+        "ais": annealing,
+        "finetuning": finetuning,
+        "throughput": throughput,
+        "memory": memory,
+    }
+    rows: list[Row] = []
+    for part in config.parts:
+        if part not in groups:
+            raise SystemExit(f"--parts {part}: known are {' '.join(groups)}")
+        for row in groups[part](config, device):
+            rows.append(row)
+            print(f"{row['what']}: {_shown(row)}", flush=True)
+    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    out = Path(config.out)
+    write_json(out / "benchmark.json", content)
+    print(
+        "\n"
+        + aligned([["what", "ratio of what", "median (quartiles)"], *([r["what"], r["of"], _shown(r)] for r in rows)])
+    )
+    print(f"\nwrote {out}/benchmark.json")
+    return content
+
+
+def paired(what: str, of: str, first: Work, second: Work, config: Config, device: torch.device, **more: Any) -> Row:
+    """Seconds of the first over seconds of the second, in turn, after one round that is not counted."""
+    times: list[tuple[float, float]] = []
+    for _ in range(config.rounds + 1):
+        times.append((seconds(first, device), seconds(second, device)))
+    ratios = sorted(a / b for a, b in times[1:])
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    medians = [statistics.median(column) for column in zip(*times[1:], strict=True)]
+    return {"what": what, "of": of, "ratio": middle, "quartiles": [low, high], "seconds": medians, **more}
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """Wall-clock seconds of one call, the device's queue included."""
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def steps(config: Config, device: torch.device) -> list[Row]:
+    """Steps of learning over their products, for the default recipe, sampled visibles and PCD."""
+    x = _rows(config, device)
+    recipes: dict[str, Callable[[], Estimator]] = {
+        "CD-1, h sampled": lambda: CD(1),
+        "CD-1, h and v sampled": lambda: CD(1, sample_visible=True),
+        "PCD-1": lambda: PCD(100),
+    }
+    rows = []
+    for hidden in config.hidden:
+        floor = products(x, hidden)
+        for name, estimator in recipes.items():
+            work = learning(x, RBM(784, hidden, seed=0).to(device), estimator())
+            rows.append(paired(f"{name}, 784→{hidden}", "step / its products", work, floor, config, device))
+    return rows
+
+
+def products(x: Tensor, hidden: int, batch: int = 100) -> Work:
+    """The three forward and two outer products of an epoch of CD-1 steps."""
+    w, up = torch.randn(x.shape[1], hidden, device=x.device), torch.empty(batch, hidden, device=x.device)
+    down, outer = torch.empty(batch, x.shape[1], device=x.device), torch.empty_like(w)
+
+    def work() -> None:
+        for v in torch.split(x, batch):
+            torch.mm(v, w, out=up)
+            torch.mm(up, w.t(), out=down)
+            torch.mm(down, w, out=up)
+            torch.mm(v.t(), up, out=outer)
+            torch.mm(down.t(), up, out=outer)
+
+    return work
+
+
+def learning(x: Tensor, rbm: RBM, estimator: Estimator) -> Work:
+    """An epoch of the library's steps with default momentum and decay, and nothing around them."""
+    source, generator = open_rows(rbm, x, 100), torch.Generator(x.device).manual_seed(0)
+    parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
+    increments = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    estimator.prepare(rbm, generator)
+
+    def work() -> None:
+        for v, _ in source.batches(generator):
+            update(rbm, parameters, increments, v, estimator, 0.1, MOMENTUM(0), 2e-4, generator)
+
+    return work
+
+
+def epoch(config: Config, device: torch.device) -> list[Row]:
+    """A whole epoch of `DBN.pretrain` over the sum of its steps."""
+    x, hidden = _rows(config, device), config.hidden[0]
+    lower = learning(x, RBM(784, hidden, seed=0).to(device), CD(1))
+    upper = learning(torch.rand(len(x), hidden, device=device), RBM(hidden, hidden, seed=0).to(device), CD(1))
+
+    def pretrain() -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            DBN([784, hidden, hidden], seed=0).to(device).pretrain(x, epochs=1, seed=0)
+
+    def both() -> None:
+        lower()
+        upper()
+
+    return [paired(f"DBN.pretrain, 784→{hidden}→{hidden}", "epoch / its steps", pretrain, both, config, device)]
+
+
+def peers(config: Config, device: torch.device) -> list[Row]:
+    """An epoch of every installed peer over ours, same rows and updates, with the likelihood of what was trained."""
+    x, test = _rows(config, device), (datasets.load("mnist-sample").test.x[:500] > 0.5).float()
+    rows = []
+    for hidden in config.hidden:
+        ours = _trained(x, hidden)
+        for name, peer in PEERS.items():
+            try:
+                theirs = peer(x, hidden)
+            except ImportError as error:
+                rows.append({"what": f"{name}, 784→{hidden}", "of": "skipped", "reason": str(error)})
+                continue
+            quiet = _quietly(theirs)
+            row = paired(f"{name}, 784→{hidden}", "epoch of theirs / ours", quiet, ours, config, device)
+            rows.append(row | {"likelihood": [_likelihood(fit(), test) for fit in (quiet, ours)]})
+    return rows
+
+
+def annealing(config: Config, device: torch.device) -> list[Row]:
+    """AIS over two products a temperature, 1000 chains, 784×500."""
+    hidden, temperatures = config.hidden[-1], 100
+    rbm = _trained(_rows(config, device), hidden)()
+    w = rbm.weight.detach()
+    v, h = torch.rand(1000, 784, device=device), torch.empty(1000, hidden, device=device)
+
+    def floor() -> None:
+        for _ in range(temperatures):
+            torch.mm(v, w, out=h)
+            torch.mm(h, w.t(), out=v)
+
+    def work() -> None:
+        ais(rbm, chains=1000, temperatures=temperatures, progress=False, seed=0)
+
+    return [paired(f"AIS, 1000 chains, 784→{hidden}", "AIS / its products", work, floor, config, device)]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Grey images as torchvision's data sets hand them out: a PIL image and ToTensor for every row."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y, self.transform = (255 * x).to(torch.uint8).reshape(-1, 28, 28), y, ToTensor()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.x[place].numpy())), int(self.y[place])
+
+
+def finetuning(config: Config, device: torch.device) -> list[Row]:
+    """An epoch of the seed net: the original script's loop over ours, and ours over its products."""
+    split = datasets.load("mnist-sample")
+    repeats = -(-config.rows // len(split.train.x))
+    x, y = (part.repeat(repeats, *[1] * (part.dim() - 1))[: config.rows] for part in split.train)
+    sizes = [784, 256, 256, 10]
+    networks = {name: initialise(perceptron(sizes, "relu"), "xavier_uniform", seed=0).to(device) for name in "ab"}
+    original = _original_loop(networks["a"], Images(x, y), device)
+    held = x.to(device), y.to(device)
+
+    def ours() -> None:
+        finetune(networks["b"], *held, epochs=1, progress=False, seed=0)
+
+    errors = {}
+    row = paired("seed net, fine-tuning", "epoch of the original / ours", original, ours, config, device)
+    for name, network in networks.items():
+        errors[name] = 100 * evaluate(network, split.test.x, split.test.y).error
+    floor = _perceptron_products(held[0], sizes)
+    row |= {"test_error": list(errors.values())}
+    return [row, paired("seed net, fine-tuning", "epoch / its products", ours, floor, config, device)]
+
+
+def _original_loop(network: nn.Module, images: Dataset[Any], device: torch.device) -> Work:
+    loader = DataLoader(images, batch_size=100, shuffle=True, drop_last=True)
+    optimizer, criterion = torch.optim.Adam(network.parameters(), lr=1e-3), nn.CrossEntropyLoss()
+
+    def work() -> None:
+        network.train()
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(network(x.view(-1, 784).to(device)), y.to(device)).backward()
+            optimizer.step()
+
+    return work
+
+
+def _perceptron_products(x: Tensor, sizes: list[int]) -> Work:
+    pairs = list(itertools.pairwise(sizes))
+    weights = [torch.randn(i, o, device=x.device) for i, o in pairs]
+    fields = [torch.randn(100, size, device=x.device) for size in sizes]
+
+    def work() -> None:
+        for rows in torch.split(x, 100):
+            fields[0] = rows
+            for layer, w in enumerate(weights):
+                torch.mm(fields[layer], w, out=fields[layer + 1])
+            for layer, w in reversed(list(enumerate(weights))):
+                fields[layer].t() @ fields[layer + 1]
+                if layer:
+                    fields[layer + 1] @ w.t()
+
+    return work
+
+
+def throughput(config: Config, device: torch.device) -> list[Row]:
+    """Rows a second of encoding and of sampling, over the products of each."""
+    x, hidden = _rows(config, device), config.hidden[0]
+    stack = DBN([784, hidden, hidden], seed=0).to(device)
+    first, second = (rbm.weight.detach() for rbm in stack.layers)
+
+    def up() -> None:
+        for rows in torch.split(x, 8192):
+            rows @ first @ second
+
+    def around() -> None:
+        h = torch.rand(1000, hidden, device=device)
+        for _ in range(100):
+            h = h @ second.t() @ second
+
+    encode = paired("encode, two layers", "encode / its products", lambda: stack.encode(x), up, config, device)
+    sample = paired(
+        "sample, 1000 rows of 100 steps",
+        "sample / its products",
+        lambda: stack.sample(1000, 100, seed=0),
+        around,
+        config,
+        device,
+    )
+    return [
+        encode | {"rows_per_second": len(x) / encode["seconds"][0]},
+        sample | {"rows_per_second": 1000 / sample["seconds"][0]},
+    ]
+
+
+_MEMORY = """
+import resource, sys, torch
+from dbn import DBN
+rows, hidden = int(sys.argv[1]), int(sys.argv[2])
+DBN([784, hidden], seed=0).pretrain(torch.rand(200, 784), epochs=1, progress=False, seed=0)
+x = torch.rand(rows, 784)
+stack = DBN([784, hidden], seed=0)
+data = x.nbytes + sum(p.nbytes for p in stack.parameters())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+stack.pretrain(x, epochs=1, progress=False, seed=0)
+print((data + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / data)
+"""
+
+
+def memory(config: Config, device: torch.device) -> list[Row]:
+    """Peak memory of pretraining over that of data and parameters, in a process of its own."""
+    command = [sys.executable, "-c", _MEMORY, str(3 * config.rows), str(config.hidden[0])]
+    ratio = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    what = f"peak memory, 784→{config.hidden[0]}"
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return [{"what": what, "of": "peak / data and parameters", "ratio": ratio, "benchmark_process_gib": own}]
+
+
+def _trained(x: Tensor, hidden: int) -> Callable[[], RBM]:
+    def fit() -> RBM:
+        rbm = RBM(784, hidden, seed=0).to(x.device)
+        train(rbm, x, epochs=1, progress=False, seed=0)
+        return rbm
+
+    return fit
+
+
+def _quietly(fit: Callable[[], RBM]) -> Callable[[], RBM]:
+    def quiet() -> RBM:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return fit()
+
+    return quiet
+
+
+def _likelihood(rbm: RBM, test: Tensor) -> float:
+    estimate = ais(rbm, chains=100, temperatures=1000, progress=False, seed=0)
+    return float(log_likelihood(rbm, test, estimate).mean())
+
+
+def _rows(config: Config, device: torch.device) -> Tensor:
+    x = datasets.load("mnist-sample").train.x
+    return x.repeat(-(-config.rows // len(x)), 1)[: config.rows].to(device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _shown(row: Row) -> str:
+    if "ratio" not in row:
+        return f"skipped: {row['reason']}"
+    spread = " ({:.2f} to {:.2f})".format(*row["quartiles"]) if "quartiles" in row else ""
+    more = {name: row[name] for name in ("likelihood", "test_error", "rows_per_second") if name in row}
+    notes = "".join(f", {name.replace('_', ' ')} {_rounded(value)}" for name, value in more.items())
+    return f"{row['ratio']:.2f}{spread}{notes}"
+
+
+def _rounded(value: Any) -> str:
+    return " / ".join(f"{number:.1f}" for number in value) if isinstance(value, list) else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,120 @@
+"""Other implementations of the same training, each as a function that fits one epoch; those not installed are skipped.
+
+Each gets the same rows, the same number of updates and learning rate 0.1, through its own public calls, with what it
+does besides (pseudo-likelihoods, metrics, bars) where its own loop does it.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from dbn import RBM
+
+BATCH = 100
+RATE = 0.1
+
+Fit = Callable[[], RBM]
+
+
+def tutorial(x: Tensor, hidden: int) -> Fit:
+    """The loop of the tutorials: a DataLoader, torch.bernoulli, and plain updates of the parameters."""
+    rows = TensorDataset(x)
+
+    @torch.no_grad()
+    def fit() -> RBM:
+        w, b, c = 0.01 * torch.randn(x.shape[1], hidden), torch.zeros(x.shape[1]), torch.zeros(hidden)
+        for (v,) in DataLoader(rows, batch_size=BATCH, shuffle=True):
+            h = torch.sigmoid(v @ w + c)
+            v1 = torch.sigmoid(torch.bernoulli(h) @ w.t() + b)
+            h1 = torch.sigmoid(v1 @ w + c)
+            w += RATE * (v.t() @ h - v1.t() @ h1) / len(v)
+            b += RATE * (v - v1).mean(0)
+            c += RATE * (h - h1).mean(0)
+        return machine(w, b, c)
+
+    return fit
+
+
+def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
+    """scikit-learn's BernoulliRBM, which trains by PCD-1."""
+    kind = importlib.import_module("sklearn.neural_network").BernoulliRBM
+    rows = x.to(dtype).numpy()
+
+    def fit() -> RBM:
+        model = kind(n_components=hidden, learning_rate=RATE, batch_size=BATCH, n_iter=1, random_state=0).fit(rows)
+        parts = (model.components_.T, model.intercept_visible_, model.intercept_hidden_)
+        return machine(*(torch.as_tensor(part).float() for part in parts))
+
+    return fit
+
+
+def rbms(x: Tensor, hidden: int) -> Fit:
+    """rbms, CD-1 by its own step, without the archive that its script writes after each update."""
+    kind = importlib.import_module("rbms.bernoulli_bernoulli.classes").BBRBM
+    step = importlib.import_module("rbms.training.pcd").fit_batch_pcd
+
+    @torch.no_grad()
+    def fit() -> RBM:
+        model = kind(0.01 * torch.randn(x.shape[1], hidden), torch.zeros(x.shape[1]), torch.zeros(hidden))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, maximize=True)
+        weights = torch.ones(len(x))
+        for _ in range(len(x) // BATCH):
+            chosen = torch.randperm(len(x))[:BATCH]
+            chains = model.init_chains(BATCH, weights=weights[chosen], start_v=x[chosen])
+            optimizer.zero_grad(set_to_none=False)
+            step((x[chosen], weights[chosen]), chains, model, gibbs_steps=1, beta=1.0)
+            optimizer.step()
+        return machine(model.weight_matrix, model.vbias, model.hbias)
+
+    return fit
+
+
+def learnergy(x: Tensor, hidden: int) -> Fit:
+    """learnergy's RBM, CD-1 by autograd."""
+    kind = importlib.import_module("learnergy.models.bernoulli").RBM
+    rows = TensorDataset(x, torch.zeros(len(x)))
+
+    def fit() -> RBM:
+        model = kind(n_visible=x.shape[1], n_hidden=hidden, learning_rate=RATE)
+        model.fit(rows, batch_size=BATCH, epochs=1)
+        return machine(model.W.detach(), model.a.detach(), model.b.detach())
+
+    return fit
+
+
+def boltzmann9(x: Tensor, hidden: int) -> Fit:
+    """boltzmann9, PCD-1 by its own step."""
+    kind = importlib.import_module("boltzmann9").RBM
+
+    def fit() -> RBM:
+        model = kind({"visible_blocks": {"v": x.shape[1]}, "hidden_blocks": {"h": hidden}})
+        for rows in DataLoader(x, batch_size=BATCH, shuffle=True):
+            model.cd_step(rows, lr=RATE, k=1)
+        return machine(model.W.detach(), model.bv.detach(), model.bh.detach())
+
+    return fit
+
+
+PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
+    "tutorial loop": tutorial,
+    "scikit-learn, float64": lambda x, hidden: scikit_learn(x, hidden, torch.float64),
+    "scikit-learn, float32": lambda x, hidden: scikit_learn(x, hidden, torch.float32),
+    "rbms": rbms,
+    "learnergy": learnergy,
+    "boltzmann9": boltzmann9,
+}
+
+
+@torch.no_grad()
+def machine(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> RBM:
+    """Their parameters in one of our machines, for the likelihood."""
+    rbm = RBM(*weight.shape, weight_scale=0.0)
+    rbm.weight.copy_(weight)
+    rbm.visible_bias.copy_(visible_bias.flatten())
+    rbm.hidden_bias.copy_(hidden_bias.flatten())
+    return rbm
