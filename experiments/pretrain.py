@@ -22,7 +22,7 @@ class Config:
     data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
     root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
-    epochs: int = option(20, "passes over the rows for each layer")
+    epochs: int = option(10, "passes over the rows for each layer")
     batch_size: int = option(100, "rows an update")
     seed: int = option(0, "draws weights, order and samples")
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
