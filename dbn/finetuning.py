@@ -111,7 +111,8 @@ def finetune(
     limit = math.inf if patience is None else whole_number(patience, "patience")
     if patience is not None and validation is None:
         raise ValueError("patience is given without validation: give the rows whose error is to be watched")
-    groups = _parameter_groups(model, finite_number(weight_decay, "weight_decay"))
+    decay = finite_number(weight_decay, "weight_decay")
+    groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
     target = _device_of(model) if device is None else choose_device(device)
     generator = as_generator(generator, seed, target)
     build = _optimiser_factory(optimiser)
@@ -317,8 +318,11 @@ def _loss_of(outputs: Tensor, labels: Tensor | None, loss: Loss | None) -> Tenso
     return functional.cross_entropy(outputs, labels)
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights and biases of the body, then of the last layer, each group with its place in the rates."""
+def _parameter_groups(model: nn.Module, weight_decay: float, parted: bool) -> list[dict[str, Any]]:
+    """Weights and biases, those of the last layer apart where it has a rate of its own, with their place in the rates.
+
+    As few groups as there are settings: each costs a call of the optimiser a step.
+    """
     own = _with_own_parameters(model)
     if not own:
         raise ValueError("model has no parameters: there is nothing to train")
@@ -326,7 +330,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     groups: dict[tuple[int, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            key = (int(id(parameter) in head), weight_decay if parameter.dim() > 1 else 0.0)
+            key = (int(id(parameter) in head) if parted else 0, weight_decay if parameter.dim() > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
     return [{"params": found, "rate": key[0], "weight_decay": key[1]} for key, found in groups.items()]
 

@@ -23,7 +23,8 @@ class Scale(NamedTuple):
 def scale_of(rows: Tensor) -> Scale:
     """The scale of rows (n, …)."""
     low, high = (float(bound) for bound in torch.aminmax(rows))
-    return Scale(low, high, float(rows.double().abs().mean()))
+    real = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+    return Scale(low, high, float(torch.linalg.vector_norm(real, ord=1)) / max(rows.numel(), 1))
 
 
 def widened(known: Scale | None, scale: Scale) -> Scale:
@@ -61,8 +62,10 @@ def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
         if known is None:
             return
         found, width = scale_of(rows), known.high - known.low
+        low, high = known.low - width, known.high + width
         shrunk = len(rows) >= _ROWS_TO_JUDGE and 0 < found.magnitude < known.magnitude / _SHRUNK
-        if shrunk or _share_outside(rows, known.low - width, known.high + width) > _OUTLIERS:
+        outside = found.low < low or found.high > high
+        if shrunk or (outside and _share_outside(rows, low, high) > _OUTLIERS):
             raise ValueError(
                 f"{name} lies in {found.low:g}..{found.high:g}, but the model was made for inputs in "
                 f"{known.low:g}..{known.high:g}: scale these as those of training (pixels in 0..255: divide by 255)"
