@@ -331,7 +331,10 @@ def _encoded(
     size = (source.rows or 0) * width * below.weight.element_size()
     if not source.fixed or size > cache_bytes:
         return encoded
-    rows = torch.cat([batch.x for batch in encoded.in_order()])
+    rows, done = below.weight.new_empty(source.rows or 0, width), 0
+    for batch in encoded.with_batch_size(_CHUNK).in_order():
+        rows[done : done + len(batch.x)] = batch.x
+        done += len(batch.x)
     return TensorSource(rows, None, batch_size=source.batch_size, like=below.weight)
 
 
