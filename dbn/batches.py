@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from dbn.arguments import as_tensor, check_finite, flattened
 
 Check = Callable[[Tensor, str], None]
+Place = Callable[[int], Tensor | None]
 
 
 class Batch(NamedTuple):
@@ -45,8 +46,12 @@ class Source(ABC):
         return other
 
     @abstractmethod
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
-        """One pass over all rows in an order drawn from the generator; the last batch may be short."""
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
+        """One pass over all rows in an order drawn from the generator; the last batch may be short.
+
+        `place` names a buffer for so many rows, which a source that gathers rows may write to: each batch is then gone
+        when the next is asked for.
+        """
 
     @abstractmethod
     def in_order(self) -> Iterator[Batch]:
@@ -67,10 +72,11 @@ class TensorSource(Source):
         self.dtype, self.batch_size = like.dtype, batch_size
         self.rows, self.width = x.shape[:2]
 
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
         order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
         for chosen in torch.split(order, self.batch_size):
-            yield self._batch(self.x.index_select(0, chosen), chosen)
+            buffer = place(len(chosen)) if place is not None and self.x.dtype == self.dtype else None
+            yield self._batch(torch.index_select(self.x, 0, chosen, out=buffer), chosen)
 
     def in_order(self) -> Iterator[Batch]:
         for start in range(0, len(self.x), self.batch_size):
@@ -119,7 +125,7 @@ class MemmapSource(Source):
         self.x, self.y, self.batch_size, self.reader = x, y, batch_size, reader
         self.rows, self.width = len(x), reader.batch(np.array(x[:1])).x.shape[1]
 
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
         device = self.reader.like.device if generator is None else generator.device
         order = torch.randperm(len(self.x), generator=generator, device=device).cpu().numpy()
         for start in range(0, len(order), self.batch_size):
@@ -145,7 +151,7 @@ class DatasetSource(Source):
         self.rows = _length(dataset)
         self.width = next(self.in_order()).x.shape[1]
 
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
         if self.streams:
             return self.in_order()
         device = None if generator is None else generator.device
@@ -181,7 +187,7 @@ class LoaderSource(Source):
     def with_batch_size(self, batch_size: int) -> Self:
         return self  # the loader has made its batches
 
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
         return self.in_order()
 
     def in_order(self) -> Iterator[Batch]:
@@ -211,7 +217,7 @@ class MappedSource(Source):
     def with_batch_size(self, batch_size: int) -> "MappedSource":
         return MappedSource(self.source.with_batch_size(batch_size), self.function, self.width, self.watch)
 
-    def batches(self, generator: Generator | None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
         return (batch._replace(x=self.function(batch.x)) for batch in self.source.batches(generator))
 
     def in_order(self) -> Iterator[Batch]:

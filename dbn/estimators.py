@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dbn.arguments import whole_number
-from dbn.rbm import RBM, Phase
+from dbn.rbm import ANYWHERE, RBM, Phase, Room
 
 
 class Estimator(nn.Module, ABC):
@@ -16,9 +16,13 @@ class Estimator(nn.Module, ABC):
         """Called once before training: set up whatever is carried from step to step for this machine."""
         return
 
+    def rows(self, batch: int) -> int:
+        """Number of rows of the negative phase of a batch of so many rows, for which the trainer makes room."""
+        return batch
+
     @abstractmethod
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Phase:
-        """The negative phase of one step, given the positive phase at the data."""
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+        """The negative phase of one step, given the positive phase at the data; it may be written to `room`."""
 
 
 class CD(Estimator):
@@ -52,14 +56,14 @@ class CD(Estimator):
         self.sample_visible = sample_visible
 
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Phase:
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         phase = positive
         for step in range(self.steps):
             h = rbm.hidden.sample(phase.hidden_field, mean=phase.hidden_mean, generator=generator)
-            field = rbm.visible_field(h)
+            v = rbm.visible_field(h, out=room.visible)
             use_mean = step == self.steps - 1 and not self.sample_visible
-            v = rbm.visible.mean(field) if use_mean else rbm.visible.sample(field, generator=generator)
-            phase = rbm.phase(v, visible_is_mean=use_mean)
+            v = rbm.visible.mean(v, out=v) if use_mean else rbm.visible.sample(v, generator=generator, out=v)
+            phase = rbm.phase(v, visible_is_mean=use_mean, room=room)
         return phase
 
     def extra_repr(self) -> str:
@@ -110,13 +114,17 @@ class PCD(Estimator):
             self.hidden = rbm.sample_hidden(v, generator=generator)
         self.to(rbm.weight.device)
 
+    def rows(self, batch: int) -> int:
+        return self.chains
+
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Phase:
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         if self.hidden is None:
             raise RuntimeError("the chains have not been started: call prepare(rbm, generator) first")
         h = self.hidden
         for _ in range(self.steps):
-            phase = rbm.phase(rbm.sample_visible(h, generator=generator))
+            v = rbm.visible_field(h, out=room.visible)
+            phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
             h = rbm.hidden.sample(phase.hidden_field, mean=phase.hidden_mean, generator=generator)
         self.hidden = h
         return phase

@@ -24,6 +24,17 @@ class Phase(NamedTuple):
     visible_is_mean: bool = False
 
 
+class Room(NamedTuple):
+    """Buffers that a phase may be written to; what has none is allocated."""
+
+    visible: Tensor | None = None
+    hidden_field: Tensor | None = None
+    hidden_mean: Tensor | None = None
+
+
+ANYWHERE = Room()
+
+
 class RBM(nn.Module):
     """A restricted Boltzmann machine between two layers of any units.
 
@@ -121,13 +132,13 @@ class RBM(nn.Module):
         h = self._hidden_rows(h)
         return -(self.hidden.log_base(h) + h @ self.hidden_bias + self.visible.log_partition(self.visible_field(h)))
 
-    def hidden_field(self, v: Tensor) -> Tensor:
-        """η_h = c + Wᵀv: (n, V) -> (n, H)."""
-        return torch.addmm(self.hidden_bias, self._visible_rows(v), self.weight)
+    def hidden_field(self, v: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """η_h = c + Wᵀv: (n, V) -> (n, H), in `out` where one is given."""
+        return torch.addmm(self.hidden_bias, self._visible_rows(v), self.weight, out=out)
 
-    def visible_field(self, h: Tensor) -> Tensor:
-        """η_v = b + Wh: (n, H) -> (n, V)."""
-        return torch.addmm(self.visible_bias, self._hidden_rows(h), self.weight.t())
+    def visible_field(self, h: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """η_v = b + Wh: (n, H) -> (n, V), in `out` where one is given."""
+        return torch.addmm(self.visible_bias, self._hidden_rows(h), self.weight.t(), out=out)
 
     def mean_hidden(self, v: Tensor) -> Tensor:
         """E[h | v], the mean of the hidden units at c + Wᵀv: (n, V) -> (n, H)."""
@@ -180,10 +191,10 @@ class RBM(nn.Module):
         """E[v | h = E[h | v]], the mean-field reconstruction: (n, V) -> (n, V)."""
         return self.mean_visible(self.mean_hidden(v))
 
-    def phase(self, v: Tensor, *, visible_is_mean: bool = False) -> Phase:
-        """The phase of learning at visible rows v (n, V)."""
-        field = self.hidden_field(v)
-        return Phase(v, field, self.hidden.mean(field), visible_is_mean)
+    def phase(self, v: Tensor, *, visible_is_mean: bool = False, room: Room = ANYWHERE) -> Phase:
+        """The phase of learning at visible rows v (n, V), with field and mean in `room` where it has buffers."""
+        field = self.hidden_field(v, out=room.hidden_field)
+        return Phase(v, field, self.hidden.mean(field, out=room.hidden_mean), visible_is_mean)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write units and parameters to one file, atomically; `RBM.load` reads it without running code."""
@@ -215,33 +226,72 @@ class RBM(nn.Module):
         return as_generator(generator, seed, self.weight.device)
 
 
-def add_gradient(rbm: RBM, into: dict[str, Tensor], phase: Phase, scale: float, *, keep: float = 1.0) -> None:
-    """`into` ← `keep` · `into` + `scale` · the mean over rows of ∂(−F)/∂θ, for every parameter named there.
+class Contrast:
+    """The two phases of a step in buffers that adjoin, the data's rows above the model's.
 
-    ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so the positive and the
-    negative phase of every estimator come through here, each divided by its own number of rows.
+    Args:
+        rbm: the machine whose phases these are.
+        data: number of rows of the data.
+        model: number of rows of the model.
+    """
+
+    def __init__(self, rbm: RBM, data: int, model: int) -> None:
+        visible, hidden = rbm.weight.shape
+        buffers = [rbm.weight.new_empty(data + model, width) for width in (visible, hidden, hidden)]
+        self.visible, _, self.hidden_mean = buffers
+        self.above, self.below = Room(*(rows[:data] for rows in buffers)), Room(*(rows[data:] for rows in buffers))
+        self.data, self.ratio = data, data / model
+        #: Each phase has its own denominator: with 1/data in front, 1 a row of the data and −data/model of the model.
+        self.signs = rbm.weight.new_ones(data + model)
+        self.signs[data:] = -self.ratio
+
+    def hold(self, positive: Phase, negative: Phase) -> None:
+        """Copy here what was not written here."""
+        for phase, room in ((positive, self.above), (negative, self.below)):
+            for values, buffer in ((phase.visible, room.visible), (phase.hidden_mean, room.hidden_mean)):
+                if buffer is not None and values is not buffer:
+                    buffer.copy_(values)
+
+
+def add_gradient(
+    rbm: RBM, into: dict[str, Tensor], positive: Phase, negative: Phase, contrast: Contrast, scale: float, keep: float
+) -> None:
+    """`into` ← `keep` · `into` + `scale` · (mean ∂(−F)/∂θ at the data − mean ∂(−F)/∂θ at the model), for every θ there.
+
+    ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so both phases of every
+    estimator come through here, as one product of their stacked rows.
 
     Args:
         rbm: the machine.
         into: parameter names, as in `rbm.named_parameters()`, to the tensors that are added to in place.
-        phase: visible rows and hidden means; their number is the denominator.
-        scale: the factor, positive for data and negative for the model.
+        positive: the phase at the data, divided by its own number of rows.
+        negative: the phase at the model, likewise.
+        contrast: buffers for as many rows as the phases have. What it holds is used up, phases included that were
+            written there.
+        scale: the factor of the gradient, such as the learning rate.
         keep: the factor of what `into` held before, such as the momentum.
     """
-    v, h = phase.visible, phase.hidden_mean
-    share = scale / len(v)
+    of_data, of_model = _own_gradient(rbm, positive), _own_gradient(rbm, negative)
+    for name in of_data.keys() & into.keys():
+        into[name].mul_(keep).add_(of_data[name] - of_model[name], alpha=scale)
+    contrast.hold(positive, negative)
+    v, h, share = contrast.visible, contrast.hidden_mean, scale / contrast.data
+    if "visible_bias" in into:
+        into["visible_bias"].addmv_(v.t(), contrast.signs, beta=keep, alpha=share)
+    if "hidden_bias" in into:
+        into["hidden_bias"].addmv_(h.t(), contrast.signs, beta=keep, alpha=share)
     if "weight" in into:
+        h[contrast.data :].mul_(-contrast.ratio)
         into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
-    for name, values in (("visible_bias", v), ("hidden_bias", h)):
-        if name in into:
-            into[name].mul_(keep).add_(values.sum(0), alpha=share)
-    for side, units, values, is_mean in (
-        ("visible", rbm.visible, v, phase.visible_is_mean),
-        ("hidden", rbm.hidden, h, True),
-    ):
-        for name, gradient in units.own_gradient(values, is_mean=is_mean).items():
-            if f"{side}.{name}" in into:
-                into[f"{side}.{name}"].mul_(keep).add_(gradient, alpha=scale)
+
+
+def _own_gradient(rbm: RBM, phase: Phase) -> dict[str, Tensor]:
+    """Mean ∂log_base/∂θ of the parameters that the units have themselves, by their names in the machine."""
+    sides = {
+        "visible": rbm.visible.own_gradient(phase.visible, is_mean=phase.visible_is_mean),
+        "hidden": rbm.hidden.own_gradient(phase.hidden_mean, is_mean=True),
+    }
+    return {f"{side}.{name}": value for side, values in sides.items() for name, value in values.items()}
 
 
 @torch.no_grad()
@@ -267,6 +317,6 @@ def gradient(rbm: RBM, positive: Phase, negative: Phase) -> dict[str, Tensor]:
     Unbiased only where the negative rows are samples of the model; after CD-k they are not.
     """
     into = {name: torch.zeros_like(value) for name, value in rbm.named_parameters() if value.requires_grad}
-    add_gradient(rbm, into, positive, 1.0)
-    add_gradient(rbm, into, negative, -1.0)
+    contrast = Contrast(rbm, len(positive.visible), len(negative.visible))
+    add_gradient(rbm, into, positive, negative, contrast, scale=1.0, keep=0.0)
     return into

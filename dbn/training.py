@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from dbn.arguments import as_generator, finite_number, whole_number
 from dbn.batches import Source, open_source
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
-from dbn.rbm import RBM, add_gradient
+from dbn.rbm import RBM, Contrast, add_gradient
 from dbn.schedules import Schedule, as_schedule, switch
 
 #: Hinton's momentum: 0.5, and 0.9 from the sixth epoch.
@@ -149,8 +150,7 @@ def run(
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
     estimator.prepare(rbm, generator)
-    parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-    increments = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    learner = Learner(rbm, estimator, generator)
     history, step, started = History(), 0, time.perf_counter()
 
     def record(epochs_done: float) -> None:
@@ -164,10 +164,9 @@ def run(
     total = None if source.steps is None else recipe.epochs * source.steps
     with tqdm(total=total, desc=description, unit="step", disable=not progress, dynamic_ncols=True) as bar:
         for epoch in range(recipe.epochs):
-            for place, (v, _) in enumerate(source.batches(generator)):
+            for place, (v, _) in enumerate(source.batches(generator, learner.place)):
                 now, done = (epoch + (at / source.steps if source.steps else 0.0) for at in (place, place + 1))
-                settings = (rate(now), momentum(now), recipe.weight_decay)
-                update(rbm, parameters, increments, v, estimator, *settings, generator)
+                learner.step(v, rate(now), momentum(now), recipe.weight_decay)
                 step += 1
                 bar.update()
                 if recipe.record_every and step % recipe.record_every == 0 and done < epoch + 1:
@@ -176,27 +175,39 @@ def run(
     return history
 
 
-@torch.no_grad()
-def update(
-    rbm: RBM,
-    parameters: dict[str, torch.nn.Parameter],
-    increments: dict[str, Tensor],
-    v: Tensor,
-    estimator: Estimator,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    generator: Generator | None,
-) -> None:
-    """One step of learning from visible rows v (n, V), in place; the increments carry the momentum."""
-    positive = rbm.phase(v)
-    negative = estimator.negative(rbm, positive, generator)
-    add_gradient(rbm, increments, positive, learning_rate, keep=momentum)
-    add_gradient(rbm, increments, negative, -learning_rate)
-    if "weight" in increments:
-        increments["weight"].add_(rbm.weight, alpha=-learning_rate * weight_decay)
-    for name, parameter in parameters.items():
-        parameter.add_(increments[name])
+class Learner:
+    """One step of learning, and what it carries to the next: increments (the momentum), chains, and buffers.
+
+    Args:
+        rbm: the machine.
+        estimator: the negative phase, prepared for this machine.
+        generator: draws all samples.
+    """
+
+    def __init__(self, rbm: RBM, estimator: Estimator, generator: Generator | None) -> None:
+        self.rbm, self.estimator, self.generator = rbm, estimator, generator
+        self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
+        self.increments = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.contrast = lru_cache(maxsize=4)(self._contrast)
+
+    def place(self, rows: int) -> Tensor | None:
+        """Where a batch of so many rows is best put: (rows, V)."""
+        return self.contrast(rows).above.visible
+
+    @torch.no_grad()
+    def step(self, v: Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        """Learn from visible rows v (n, V), wherever they are."""
+        contrast = self.contrast(len(v))
+        positive = self.rbm.phase(v, room=contrast.above)
+        negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
+        add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum)
+        if "weight" in self.increments:
+            self.increments["weight"].add_(self.rbm.weight, alpha=-learning_rate * weight_decay)
+        for name, parameter in self.parameters.items():
+            parameter.add_(self.increments[name])
+
+    def _contrast(self, rows: int) -> Contrast:
+        return Contrast(self.rbm, rows, self.estimator.rows(rows))
 
 
 class Monitor:

@@ -27,7 +27,7 @@ from torchvision.transforms import ToTensor
 
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise, log_likelihood, train
 from dbn.arguments import choose_device
-from dbn.training import MOMENTUM, open_rows, update
+from dbn.training import MOMENTUM, Learner, open_rows
 from experiments.command_line import option, parse
 from experiments.peers import PEERS
 from experiments.records import as_dict, environment, launch, write_json
@@ -145,13 +145,12 @@ def products(x: Tensor, hidden: int, batch: int = 100) -> Work:
 def learning(x: Tensor, rbm: RBM, estimator: Estimator) -> Work:
     """An epoch of the library's steps with default momentum and decay, and nothing around them."""
     source, generator = open_rows(rbm, x, 100), torch.Generator(x.device).manual_seed(0)
-    parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-    increments = {name: torch.zeros_like(value) for name, value in parameters.items()}
     estimator.prepare(rbm, generator)
+    learner = Learner(rbm, estimator, generator)
 
     def work() -> None:
-        for v, _ in source.batches(generator):
-            update(rbm, parameters, increments, v, estimator, 0.1, MOMENTUM(0), 2e-4, generator)
+        for v, _ in source.batches(generator, learner.place):
+            learner.step(v, 0.1, MOMENTUM(0), 2e-4)
 
     return work
 

@@ -180,9 +180,9 @@ def test_samples_can_be_passed_upwards(name):
     seen = []
 
     class Watching(CD):
-        def negative(self, rbm, positive, draw):
-            seen.append(positive.visible)
-            return super().negative(rbm, positive, draw)
+        def negative(self, rbm, positive, draw, room):
+            seen.append(positive.visible.clone())  # the buffers of a step serve the next one too
+            return super().negative(rbm, positive, draw, room)
 
     for upward, binary in (("samples", True), ("means", False)):
         stack = stack_of(name)

@@ -30,7 +30,10 @@ class StalePairing(Estimator):
     def prepare(self, rbm, generator):
         self.v = rbm.visible.sample(torch.zeros(self.chains, rbm.visible.size).to(rbm.weight), generator=generator)
 
-    def negative(self, rbm, positive, generator):
+    def rows(self, batch):
+        return self.chains
+
+    def negative(self, rbm, positive, generator, room=None):
         before = rbm.phase(self.v)
         h = rbm.hidden.sample(before.hidden_field, generator=generator)
         self.v = rbm.sample_visible(h, generator=generator)

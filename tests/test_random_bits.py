@@ -1,4 +1,4 @@
-"""Samples from 16 random bits and a shared fraction are as good as samples from 24 (float32 on a CPU)."""
+"""Samples from 16 random bits over a fraction of the row are as good as samples from 24 (float32 on a CPU)."""
 
 import math
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dbn import Bernoulli, Spin
-from dbn.units import discrete
 
 
 def draws(p: float, shape: tuple[int, int], steps: int, seed: int = 0) -> torch.Tensor:
@@ -20,8 +19,8 @@ def draws(p: float, shape: tuple[int, int], steps: int, seed: int = 0) -> torch.
 def test_every_probability_is_kept_also_below_one_part_in_65536(p):
     steps, cells = 400, 200 * 300
     mean = float(draws(p, (200, 300), steps).double().mean())
-    # The fraction is shared by a call: its share of the variance is at most 2⁻³² / 4 a call, however many the cells.
-    deviation = math.sqrt(p * (1 - p) / (steps * cells) + 2.0**-34 / steps)
+    # The fraction is shared by a row: its share of the variance is at most 2⁻³² / 4 a row, however many the columns.
+    deviation = math.sqrt(p * (1 - p) / (steps * cells) + 2.0**-34 / (steps * 200))
     assert mean == pytest.approx(p, abs=5 * deviation + 2.0**-24)
 
 
@@ -31,7 +30,7 @@ def test_certain_events_are_certain():
 
 
 def test_without_the_fraction_small_probabilities_are_wrong(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda *size, generator=None: torch.tensor(0.0))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *bounds, generator: self.fill_(bounds[1]))
     assert float(draws(1e-6, (200, 300), 400).double().mean()) > 5e-6
 
 
@@ -47,12 +46,24 @@ def test_draws_are_independent(axis):
     assert abs(float((x * other).mean())) < 5 / math.sqrt(x.numel())
 
 
-def test_numbers_are_uniform_and_below_one():
-    u = discrete._uniform_like(torch.empty(1000, 1001), torch.Generator().manual_seed(1))
-    assert 0 <= float(u.min()) < 1e-4
-    assert 1 - 1e-4 < float(u.max()) < 1
-    assert float(u.double().mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * u.numel()))
-    assert float(u.double().var()) == pytest.approx(1 / 12, rel=0.01)
+def dispersion(steps=300):
+    """Variance over mean, 1 for independent draws, of the number of rare events among 400,000 cells."""
+    counts = draws(2.0**-18, (4000, 100), steps, seed=2).sum((1, 2)).double()
+    return float(counts.var() / counts.mean())
+
+
+def test_rare_events_come_one_by_one():
+    assert dispersion() == pytest.approx(1, abs=5 * math.sqrt((2 + 1 / 1.5) / 300))
+
+
+def test_a_fraction_shared_by_all_rows_makes_rare_events_come_together(monkeypatch):
+    uniform = torch.Tensor.uniform_
+
+    def shared(self, low, high, *, generator):
+        return self.copy_(uniform(torch.empty(()), low, high, generator=generator))
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", shared)
+    assert dispersion() > 3
 
 
 @pytest.mark.parametrize("units", [Bernoulli(5), Spin(5)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbn.rbm import RBM, Phase, add_gradient, gradient
+from dbn.rbm import RBM, Contrast, Phase, add_gradient, gradient
 from dbn.units import Bernoulli, Gaussian, NoisyReLU
 from tests.machines import (
     ENUMERABLE,
@@ -76,16 +76,37 @@ def test_the_explicit_gradient_is_that_of_the_free_energies(pair):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_one_phase_adds_its_scaled_slope_of_the_free_energy(pair):
+def test_phases_anywhere_and_in_adjoining_buffers_add_the_same_scaled_slope(pair):
     rbm = machine(*pair)
-    v = rows(rbm.visible, 3)
+    data, dream = rows(rbm.visible, 3), rows(rbm.visible, 7, seed=1)
     parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-    slopes = torch.autograd.grad(-2.5 * rbm.free_energy(v).mean(), list(parameters.values()))
-    into = {name: torch.ones_like(value) for name, value in parameters.items()}
+    ascent = 2.5 * (rbm.free_energy(dream).mean() - rbm.free_energy(data).mean())
+    slopes = torch.autograd.grad(ascent, list(parameters.values()))
+    for within in (False, True):
+        contrast = Contrast(rbm, 3, 7)
+        into = {name: torch.ones_like(value) for name, value in parameters.items()}
+        with torch.no_grad():
+            if within:
+                phases = [
+                    rbm.phase(room.visible.copy_(v), room=room)
+                    for room, v in ((contrast.above, data), (contrast.below, dream))
+                ]
+                assert phases[1].hidden_mean.data_ptr() > phases[0].hidden_mean.data_ptr()
+            else:
+                phases = [rbm.phase(data), rbm.phase(dream)]
+            add_gradient(rbm, into, *phases, contrast, scale=2.5, keep=0.5)
+        for name, slope in zip(parameters, slopes, strict=True):
+            close(into[name], 0.5 + slope)
+
+
+def test_gradient_leaves_the_phases_alone():
+    rbm = machine("bernoulli", "bernoulli")
     with torch.no_grad():
-        add_gradient(rbm, into, rbm.phase(v), 2.5)
-    for name, slope in zip(parameters, slopes, strict=True):
-        close(into[name], 1 + slope)
+        phases = [rbm.phase(rows(rbm.visible, count)) for count in (3, 5)]
+    parts = [part for phase in phases for part in phase[:3]]
+    before = [part.clone() for part in parts]
+    gradient(rbm, *phases)
+    assert all(torch.equal(*pair) for pair in zip(before, parts, strict=True))
 
 
 def test_visible_means_stand_for_the_whole_conditional_of_a_learned_precision():

@@ -12,7 +12,7 @@ from dbn import CD, PCD, RBM, DivergenceError, Gaussian, History, train
 from dbn.batches import TensorSource
 from dbn.rbm import add_gradient
 from dbn.schedules import linear
-from dbn.training import update
+from dbn.training import Learner
 from tests.machines import UNITS, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
@@ -78,8 +78,19 @@ class Fixed(CD):
         super().__init__(1)
         self.v = v
 
-    def negative(self, rbm, positive, generator):
+    def negative(self, rbm, positive, generator, room):
         return rbm.phase(self.v)
+
+    def rows(self, batch):
+        return len(self.v)
+
+
+def learner_from(rbm, estimator, increment):
+    """A learner whose increments all start at one number."""
+    learner = Learner(rbm, estimator, None)
+    for value in learner.increments.values():
+        value.fill_(increment)
+    return learner
 
 
 @pytest.mark.parametrize(("visible", "hidden"), EVERY_PAIR)
@@ -87,9 +98,7 @@ def test_update_is_hintons_formula(visible, hidden):
     rbm = machine(visible, hidden)
     v, dream = rows(rbm.visible, 7, seed=1), rows(rbm.visible, 5, seed=2)
     rate, momentum, decay = 0.03, 0.7, 0.01
-    trained = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-    old = {name: torch.full_like(value, 0.02) for name, value in trained.items()}
-    increments, before = copy.deepcopy(old), parameters(rbm)
+    learner, before = learner_from(rbm, Fixed(dream), 0.02), parameters(rbm)
     with torch.no_grad():
         h, dream_h = rbm.mean_hidden(v), rbm.mean_hidden(dream)
         slopes = {
@@ -97,21 +106,33 @@ def test_update_is_hintons_formula(visible, hidden):
             "visible_bias": v.mean(0) - dream.mean(0),
             "hidden_bias": h.mean(0) - dream_h.mean(0),
         }
-    update(rbm, trained, increments, v, Fixed(dream), rate, momentum, decay, None)
+    learner.step(v, rate, momentum, decay)
     for name, slope in slopes.items():
-        torch.testing.assert_close(increments[name], momentum * old[name] + rate * slope)
+        torch.testing.assert_close(learner.increments[name], momentum * 0.02 + rate * slope)
     for name, value in rbm.named_parameters():
-        torch.testing.assert_close(value.detach(), before[name] + increments.get(name, torch.zeros(())))
+        torch.testing.assert_close(value.detach(), before[name] + learner.increments.get(name, torch.zeros(())))
+
+
+@pytest.mark.parametrize("estimator", [CD(1), CD(2, sample_visible=True), PCD(3), PCD(11)], ids=str)
+def test_a_step_is_the_same_from_rows_anywhere_and_from_rows_gathered_in_place(estimator):
+    learned = []
+    for gathered in (False, True):
+        rbm, draw_from, chains = machine("bernoulli", "spin"), generator(3), copy.deepcopy(estimator)
+        chains.prepare(rbm, draw_from)
+        learner = Learner(rbm, chains, draw_from)
+        for count in (7, 7, 2, 9):  # a short batch, and one that is larger than the first
+            v = rows(rbm.visible, count, seed=count)
+            learner.step(learner.place(count).copy_(v) if gathered else v, 0.1, 0.5, 0.01)
+        learned.append(parameters(rbm))
+    assert same(*learned)
 
 
 @pytest.mark.parametrize("kind", EVERY_UNIT)
 def test_weight_decay_touches_weights_alone(kind):
     rbm = machine(kind, "learned")
     v = rows(rbm.visible, 9)
-    trained = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-    increments = {name: torch.zeros_like(value) for name, value in trained.items()}
     before = parameters(rbm)
-    update(rbm, trained, increments, v, Fixed(v), 0.5, 0.0, 0.2, None)
+    learner_from(rbm, Fixed(v), 0.0).step(v, 0.5, 0.0, 0.2)
     own = {name for name in before if "log_precision" in name}
     torch.testing.assert_close(rbm.weight.detach(), before["weight"] * (1 - 0.5 * 0.2))
     for name in before.keys() - {"weight"} - own:
@@ -121,11 +142,10 @@ def test_weight_decay_touches_weights_alone(kind):
 class SharedDenominator:
     """The mistake of scikit-learn 1.9.1: the statistics of both phases are divided by the rows of the data."""
 
-    rows = 0
-
-    def __call__(self, rbm, into, phase, scale, *, keep=1.0):
-        self.rows = len(phase.visible) if scale > 0 else self.rows
-        add_gradient(rbm, into, phase, scale * len(phase.visible) / self.rows, keep=keep)
+    def __call__(self, rbm, into, positive, negative, contrast, scale, keep):
+        contrast.ratio = 1.0
+        contrast.signs[contrast.data :] = -1.0
+        add_gradient(rbm, into, positive, negative, contrast, scale, keep)
 
 
 def moved_by_one_row_more(estimator):

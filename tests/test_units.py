@@ -44,6 +44,20 @@ def test_the_mean_is_the_slope_of_the_log_partition(name):
     assert bool(((slope - units.mean(field)).abs() <= 8 * EPS * (field.abs() + 1) + 1e-12 * slope.abs()).all())
 
 
+@pytest.mark.parametrize("name", SAMPLED)
+def test_means_and_samples_may_be_written_over_their_field(name):
+    units, field = unit(name).float(), torch.randn(9, unit(name).size, generator=generator(1))
+    mean, drawn = units.mean(field), units.sample(field, generator=generator(2))
+    over, beside = field.clone(), torch.empty_like(field)
+    with torch.no_grad():
+        assert units.mean(over, out=over) is over
+    torch.testing.assert_close(over, mean, rtol=0, atol=0)
+    assert units.sample(field, mean=mean, generator=generator(2), out=beside) is beside
+    torch.testing.assert_close(beside, drawn, rtol=0, atol=0)
+    over.copy_(field)
+    torch.testing.assert_close(units.sample(over, generator=generator(2), out=over), drawn, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_the_slope_of_the_mean_is_the_variance(name):
     units = unit(name)

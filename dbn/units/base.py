@@ -39,12 +39,23 @@ class Unit(nn.Module, ABC):
         """Logarithm of the base measure at x, summed over the units: (…, size) -> (…,)."""
 
     @abstractmethod
-    def mean(self, field: Tensor) -> Tensor:
-        """E[x | η] = dA/dη, (…, size) -> (…, size)."""
+    def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """E[x | η] = dA/dη, (…, size) -> (…, size); `out` is written to and returned, and may be the field itself."""
 
     @abstractmethod
-    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
-        """Draw x from p(x | η), (…, size) -> (…, size); `mean` passes on `self.mean(field)` where it is known."""
+    def sample(
+        self,
+        field: Tensor,
+        *,
+        mean: Tensor | None = None,
+        generator: Generator | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Draw x from p(x | η), (…, size) -> (…, size).
+
+        `mean` passes on `self.mean(field)` where it is known; `out` is written to and returned, and may be the field
+        itself, but not the mean.
+        """
 
     @abstractmethod
     def field_of_mean(self, mean: Tensor) -> Tensor:
@@ -88,6 +99,11 @@ class Unit(nn.Module, ABC):
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def written(values: Tensor, out: Tensor | None) -> Tensor:
+    """`values`, in `out` where one is given."""
+    return values if out is None else out.copy_(values)
 
 
 def _advice(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit
+from dbn.units.base import Unit, written
 
 
 class Gaussian(Unit):
@@ -58,13 +58,20 @@ class Gaussian(Unit):
     def log_base(self, x: Tensor) -> Tensor:
         return -(self.precision * x.square()).sum(-1) / 2
 
-    def mean(self, field: Tensor) -> Tensor:
-        return field / self.precision
+    def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return torch.div(field, self.precision, out=out)
 
-    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        field: Tensor,
+        *,
+        mean: Tensor | None = None,
+        generator: Generator | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         mean = self.mean(field) if mean is None else mean
         noise = torch.empty_like(mean, memory_format=torch.contiguous_format).normal_(generator=generator)
-        return noise.mul_(self.precision.rsqrt()).add_(mean)
+        return written(noise.mul_(self.precision.rsqrt()).add_(mean), out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return mean * self.precision

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit
+from dbn.units.base import Unit, written
 
 
 class Joint(Unit):
@@ -46,11 +46,19 @@ class Joint(Unit):
     def log_base(self, x: Tensor) -> Tensor:
         return self._sum(lambda part, columns: part.log_base(columns), x)
 
-    def mean(self, field: Tensor) -> Tensor:
-        return self._concatenate(lambda part, columns: part.mean(columns), field)
+    def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return written(self._concatenate(lambda part, columns: part.mean(columns), field), out)
 
-    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
-        return self._concatenate(lambda part, columns: part.sample(columns, generator=generator), field)
+    def sample(
+        self,
+        field: Tensor,
+        *,
+        mean: Tensor | None = None,
+        generator: Generator | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        drawn = self._concatenate(lambda part, columns: part.sample(columns, generator=generator), field)
+        return written(drawn, out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return self._concatenate(lambda part, columns: part.field_of_mean(columns), mean)

@@ -6,7 +6,7 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit
+from dbn.units.base import Unit, written
 
 _TAIL = -4.0  # below this field the direct formulae lose digits to cancellation
 _FAR = 12.0  # above this field truncation changes no digit, and erfcx and its slope would overflow
@@ -44,15 +44,22 @@ class ReLU(Unit):
     def log_base(self, x: Tensor) -> Tensor:
         return -x.square().sum(-1) / 2
 
-    def mean(self, field: Tensor) -> Tensor:
-        return _truncated_mean(field)
+    def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return written(_truncated_mean(field), out)
 
-    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        field: Tensor,
+        *,
+        mean: Tensor | None = None,
+        generator: Generator | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         drawn = _truncated_by_inversion(field, generator)
         tail = field < _TAIL
         if bool(tail.any()):
             drawn[tail] = _truncated_by_rejection(field[tail], generator)
-        return drawn
+        return written(drawn, out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         target = mean.clamp(min=1e-2)
@@ -96,12 +103,19 @@ class NoisyReLU(Unit):
     def log_base(self, x: Tensor) -> Tensor:
         self._refuse()
 
-    def mean(self, field: Tensor) -> Tensor:
-        return torch.relu(field)
+    def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return written(torch.relu(field), out)
 
-    def sample(self, field: Tensor, *, mean: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        field: Tensor,
+        *,
+        mean: Tensor | None = None,
+        generator: Generator | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         noise = torch.empty_like(field, memory_format=torch.contiguous_format).normal_(generator=generator)
-        return noise.mul_(torch.sigmoid(field).sqrt_()).add_(field).relu_()
+        return written(noise.mul_(torch.sigmoid(field).sqrt_()).add_(field).relu_(), out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return mean
