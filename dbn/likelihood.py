@@ -131,17 +131,20 @@ def ais(
     generator = as_generator(generator, seed, rbm.weight.device)
     field_of = biases.expand(whole_number(chains, "chains"), -1)
     slope = rbm.visible_bias - biases
+    moves = bool(slope.any())
     log_z = rbm.visible.log_partition(biases) + rbm.hidden.log_partition(torch.zeros_like(rbm.hidden_bias))
     v = rbm.visible.sample(field_of, generator=generator)
+    field = v.new_empty(chains, rbm.hidden.size)
     log_weights = torch.zeros(chains, dtype=torch.float64, device=v.device)
     for beta, following in tqdm(list(pairwise(betas)), desc="AIS", unit="β", disable=not progress, dynamic_ncols=True):
-        field = rbm.hidden_field(v)
-        gain = rbm.hidden.log_partition(following * field) - rbm.hidden.log_partition(beta * field)
-        log_weights += gain + (following - beta) * (v @ slope)
-        h = rbm.hidden.sample(following * field, generator=generator)
-        v = rbm.visible.sample(
-            torch.addmm(biases + following * slope, h, rbm.weight.t(), alpha=following), generator=generator
-        )
+        torch.addmm(rbm.hidden_bias, v, rbm.weight, out=field)
+        if moves:
+            log_weights += (following - beta) * (v @ slope)
+        log_weights -= rbm.hidden.log_partition(beta * field)
+        log_weights += rbm.hidden.log_partition(field.mul_(following))
+        h = rbm.hidden.sample(field, generator=generator, out=field)
+        torch.addmm(biases + following * slope, h, rbm.weight.t(), alpha=following, out=v)
+        v = rbm.visible.sample(v, generator=generator, out=v)
     return _summary(log_weights, float(log_z), name, len(betas) - 1)
 
 

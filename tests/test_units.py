@@ -44,6 +44,17 @@ def test_the_mean_is_the_slope_of_the_log_partition(name):
     assert bool(((slope - units.mean(field)).abs() <= 8 * EPS * (field.abs() + 1) + 1e-12 * slope.abs()).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", UNITS)
+def test_the_log_partition_is_the_same_with_a_slope_and_without(name, dtype):
+    # Without one, Bernoulli units multiply a hundred factors before they take a logarithm.
+    units = Bernoulli(307) if name == "bernoulli" else unit(name)
+    field = wide_fields(units.size, dtype)
+    with_slope = units.to(dtype).log_partition(field.clone().requires_grad_()).detach()
+    allowed = torch.finfo(dtype).eps * (8 * field.abs().sum(-1) + units.size)
+    assert bool(((units.log_partition(field) - with_slope).abs() <= allowed).all())
+
+
 @pytest.mark.parametrize("name", SAMPLED)
 def test_means_and_samples_may_be_written_over_their_field(name):
     units, field = unit(name).float(), torch.randn(9, unit(name).size, generator=generator(1))
