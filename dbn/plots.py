@@ -173,6 +173,31 @@ def by_layer(
     return figure
 
 
+def costs(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], *, ylabel: str = "") -> "Figure":
+    """What something costs as it grows, on logarithmic axes: the first line of each panel against the others.
+
+    Args:
+        panels: titles of panels to the numbers along the axis, and names of lines to as many costs.
+        ylabel: the unit of the costs.
+
+    Example:
+        >>> figure = costs({"rows a batch": ([10, 100], {"dbn": [9.0, 2.0], "products alone": [3.0, 1.5]})})
+    """
+    figure, axes = _figure(len(panels), width=3.6 * len(panels) + 0.6, height=4.0)
+    for place, (title, (values, lines)) in zip(axes, panels.items(), strict=True):
+        for number, (name, shown) in enumerate(lines.items()):
+            place.plot(values, shown, marker="o", markersize=4, label=name, **_style(number, number == 0))
+        place.set_xscale("log")
+        _log_axis(place)
+        place.set_xticks(list(values), [f"{value:g}" for value in values], fontsize=8, rotation=45)
+        place.minorticks_off()
+        place.set_title(title, fontsize=9)
+        place.grid(alpha=0.25)
+    axes[0].set_ylabel(ylabel)
+    axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
 def _figure(panels: int, *, width: float, height: float, stacked: bool = False) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 

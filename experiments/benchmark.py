@@ -9,30 +9,25 @@ thresholded test digits, by AIS, of a machine trained for as many updates, so th
 import contextlib
 import io
 import itertools
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import ToTensor
+from torch import Tensor
 
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise, log_likelihood, train
 from dbn.arguments import choose_device
-from dbn.training import MOMENTUM, Learner, open_rows
 from experiments.command_line import option, parse
-from experiments.peers import PEERS
+from experiments.growth import draw, growth
+from experiments.peers import PEERS, Images, original_finetuning
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import perceptron
 from experiments.tables import aligned
+from experiments.timing import Row, Work, learning, paired, products
 
 
 @dataclass(frozen=True)
@@ -40,29 +35,42 @@ class Config:
     """What to measure, and how often."""
 
     parts: tuple[str, ...] = option(
-        ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory"), "groups of rows to measure"
+        ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth"), "groups of rows to measure"
     )
     hidden: tuple[int, ...] = option((256, 500), "sizes of the hidden layer")
     rounds: int = option(9, "rounds of each pair")
     rows: int = option(20_000, "training rows; a hundredth as many updates")
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    epochs: tuple[int, ...] = option((1, 10), "epochs of whole pretraining")
+    batches: tuple[int, ...] = option((10, 32, 100, 320, 1024, 4096), "rows a batch, for the growth of cost")
+    widths: tuple[int, ...] = option((64, 128, 256, 512, 1024, 2048, 4096), "hidden units, likewise")
+    gibbs_steps: tuple[int, ...] = option((1, 2, 5, 10, 25), "k of CD-k, likewise")
+    layers: tuple[int, ...] = option((1, 2, 3), "layers, likewise")
     out: str = option("runs/benchmark", "folder for the result")
 
 
 PRESETS = {
     "full": Config(),
-    "tiny": Config(hidden=(16,), rounds=1, rows=1000, device="cpu", out="runs/benchmark-tiny"),
+    "tiny": Config(
+        hidden=(16,),
+        rounds=1,
+        rows=1000,
+        device="cpu",
+        epochs=(1,),
+        batches=(50, 100),
+        widths=(8, 16),
+        gibbs_steps=(1, 2),
+        layers=(1,),
+        out="runs/benchmark-tiny",
+    ),
 }
-
-Row = dict[str, Any]
-Work = Callable[[], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print the table, and write `benchmark.json`."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     device = choose_device(config.device)
-    groups: dict[str, Callable[[Config, torch.device], list[Row]]] = {
+    groups: dict[str, Callable[[Config, torch.device], Iterable[Row]]] = {
         "steps": steps,
         "epoch": epoch,
         "peers": peers,
@@ -70,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "finetuning": finetuning,
         "throughput": throughput,
         "memory": memory,
+        "growth": growing,
     }
     rows: list[Row] = []
     for part in config.parts:
@@ -77,36 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             raise SystemExit(f"--parts {part}: known are {' '.join(groups)}")
         for row in groups[part](config, device):
             rows.append(row)
-            print(f"{row['what']}: {_shown(row)}", flush=True)
+            print(f"{row['what']}: {row['of']} {_shown(row)}", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "rows": rows}
     out = Path(config.out)
     write_json(out / "benchmark.json", content)
+    if "growth" in config.parts:
+        draw([row for row in rows if "axis" in row], out / "scaling.png")
     print(
         "\n"
         + aligned([["what", "ratio of what", "median (quartiles)"], *([r["what"], r["of"], _shown(r)] for r in rows)])
     )
     print(f"\nwrote {out}/benchmark.json")
     return content
-
-
-def paired(what: str, of: str, first: Work, second: Work, config: Config, device: torch.device, **more: Any) -> Row:
-    """Seconds of the first over seconds of the second, in turn, after one round that is not counted."""
-    times: list[tuple[float, float]] = []
-    for _ in range(config.rounds + 1):
-        times.append((seconds(first, device), seconds(second, device)))
-    ratios = sorted(a / b for a, b in times[1:])
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    medians = [statistics.median(column) for column in zip(*times[1:], strict=True)]
-    return {"what": what, "of": of, "ratio": middle, "quartiles": [low, high], "seconds": medians, **more}
-
-
-def seconds(work: Work, device: torch.device) -> float:
-    """Wall-clock seconds of one call, the device's queue included."""
-    _wait(device)
-    started = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - started
 
 
 def steps(config: Config, device: torch.device) -> list[Row]:
@@ -122,54 +113,42 @@ def steps(config: Config, device: torch.device) -> list[Row]:
         floor = products(x, hidden)
         for name, estimator in recipes.items():
             work = learning(x, RBM(784, hidden, seed=0).to(device), estimator())
-            rows.append(paired(f"{name}, 784→{hidden}", "step / its products", work, floor, config, device))
+            rows.append(paired(f"{name}, 784→{hidden}", "step / its products", work, floor, config.rounds, device))
     return rows
 
 
-def products(x: Tensor, hidden: int, batch: int = 100) -> Work:
-    """The three forward and two outer products of an epoch of CD-1 steps."""
-    w, up = torch.randn(x.shape[1], hidden, device=x.device), torch.empty(batch, hidden, device=x.device)
-    down, outer = torch.empty(batch, x.shape[1], device=x.device), torch.empty_like(w)
-
-    def work() -> None:
-        for v in torch.split(x, batch):
-            torch.mm(v, w, out=up)
-            torch.mm(up, w.t(), out=down)
-            torch.mm(down, w, out=up)
-            torch.mm(v.t(), up, out=outer)
-            torch.mm(down.t(), up, out=outer)
-
-    return work
-
-
-def learning(x: Tensor, rbm: RBM, estimator: Estimator) -> Work:
-    """An epoch of the library's steps with default momentum and decay, and nothing around them."""
-    source, generator = open_rows(rbm, x, 100), torch.Generator(x.device).manual_seed(0)
-    estimator.prepare(rbm, generator)
-    learner = Learner(rbm, estimator, generator)
-
-    def work() -> None:
-        for v, _ in source.batches(generator, learner.place):
-            learner.step(v, 0.1, MOMENTUM(0), 2e-4)
-
-    return work
-
-
 def epoch(config: Config, device: torch.device) -> list[Row]:
-    """A whole epoch of `DBN.pretrain` over the sum of its steps."""
+    """`DBN.pretrain` with its bars, history and encoding over the sum of its steps."""
     x, hidden = _rows(config, device), config.hidden[0]
     lower = learning(x, RBM(784, hidden, seed=0).to(device), CD(1))
     upper = learning(torch.rand(len(x), hidden, device=device), RBM(hidden, hidden, seed=0).to(device), CD(1))
 
-    def pretrain() -> None:
-        with contextlib.redirect_stderr(io.StringIO()):
-            DBN([784, hidden, hidden], seed=0).to(device).pretrain(x, epochs=1, seed=0)
+    rows = []
+    for epochs in config.epochs:
 
-    def both() -> None:
-        lower()
-        upper()
+        def pretrain(epochs: int = epochs) -> None:
+            with contextlib.redirect_stderr(io.StringIO()):
+                DBN([784, hidden, hidden], seed=0).to(device).pretrain(x, epochs=epochs, seed=0)
 
-    return [paired(f"DBN.pretrain, 784→{hidden}→{hidden}", "epoch / its steps", pretrain, both, config, device)]
+        def both(epochs: int = epochs) -> None:
+            for _ in range(epochs):
+                lower()
+                upper()
+
+        what = f"DBN.pretrain, 784→{hidden}→{hidden}, {epochs} epochs a layer"
+        rows.append(paired(what, "pretrain / its steps", pretrain, both, config.rounds, device))
+    return rows
+
+
+def growing(config: Config, device: torch.device) -> Iterable[Row]:
+    """What learning costs as it grows, over its products; drawn in scaling.png."""
+    grid = {
+        "rows a batch": config.batches,
+        "hidden units": config.widths,
+        "Gibbs steps": config.gibbs_steps,
+        "layers": config.layers,
+    }
+    return growth(_rows(config, device), grid, config.rounds)
 
 
 def peers(config: Config, device: torch.device) -> list[Row]:
@@ -185,7 +164,7 @@ def peers(config: Config, device: torch.device) -> list[Row]:
                 rows.append({"what": f"{name}, 784→{hidden}", "of": "skipped", "reason": str(error)})
                 continue
             quiet = _quietly(theirs)
-            row = paired(f"{name}, 784→{hidden}", "epoch of theirs / ours", quiet, ours, config, device)
+            row = paired(f"{name}, 784→{hidden}", "epoch of theirs / ours", quiet, ours, config.rounds, device)
             rows.append(row | {"likelihood": [_likelihood(fit(), test) for fit in (quiet, ours)]})
     return rows
 
@@ -205,20 +184,7 @@ def annealing(config: Config, device: torch.device) -> list[Row]:
     def work() -> None:
         ais(rbm, chains=1000, temperatures=temperatures, progress=False, seed=0)
 
-    return [paired(f"AIS, 1000 chains, 784→{hidden}", "AIS / its products", work, floor, config, device)]
-
-
-class Images(Dataset[tuple[Tensor, int]]):
-    """Grey images as torchvision's data sets hand them out: a PIL image and ToTensor for every row."""
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y, self.transform = (255 * x).to(torch.uint8).reshape(-1, 28, 28), y, ToTensor()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.x[place].numpy())), int(self.y[place])
+    return [paired(f"AIS, 1000 chains, 784→{hidden}", "AIS / its products", work, floor, config.rounds, device)]
 
 
 def finetuning(config: Config, device: torch.device) -> list[Row]:
@@ -228,33 +194,19 @@ def finetuning(config: Config, device: torch.device) -> list[Row]:
     x, y = (part.repeat(repeats, *[1] * (part.dim() - 1))[: config.rows] for part in split.train)
     sizes = [784, 256, 256, 10]
     networks = {name: initialise(perceptron(sizes, "relu"), "xavier_uniform", seed=0).to(device) for name in "ab"}
-    original = _original_loop(networks["a"], Images(x, y), device)
+    original = original_finetuning(networks["a"], Images(x, y), device)
     held = x.to(device), y.to(device)
 
     def ours() -> None:
         finetune(networks["b"], *held, epochs=1, progress=False, seed=0)
 
     errors = {}
-    row = paired("seed net, fine-tuning", "epoch of the original / ours", original, ours, config, device)
+    row = paired("seed net, fine-tuning", "epoch of the original / ours", original, ours, config.rounds, device)
     for name, network in networks.items():
         errors[name] = 100 * evaluate(network, split.test.x, split.test.y).error
     floor = _perceptron_products(held[0], sizes)
     row |= {"test_error": list(errors.values())}
-    return [row, paired("seed net, fine-tuning", "epoch / its products", ours, floor, config, device)]
-
-
-def _original_loop(network: nn.Module, images: Dataset[Any], device: torch.device) -> Work:
-    loader = DataLoader(images, batch_size=100, shuffle=True, drop_last=True)
-    optimizer, criterion = torch.optim.Adam(network.parameters(), lr=1e-3), nn.CrossEntropyLoss()
-
-    def work() -> None:
-        network.train()
-        for x, y in loader:
-            optimizer.zero_grad()
-            criterion(network(x.view(-1, 784).to(device)), y.to(device)).backward()
-            optimizer.step()
-
-    return work
+    return [row, paired("seed net, fine-tuning", "epoch / its products", ours, floor, config.rounds, device)]
 
 
 def _perceptron_products(x: Tensor, sizes: list[int]) -> Work:
@@ -290,13 +242,13 @@ def throughput(config: Config, device: torch.device) -> list[Row]:
         for _ in range(100):
             h = h @ second.t() @ second
 
-    encode = paired("encode, two layers", "encode / its products", lambda: stack.encode(x), up, config, device)
+    encode = paired("encode, two layers", "encode / its products", lambda: stack.encode(x), up, config.rounds, device)
     sample = paired(
         "sample, 1000 rows of 100 steps",
         "sample / its products",
         lambda: stack.sample(1000, 100, seed=0),
         around,
-        config,
+        config.rounds,
         device,
     )
     return [
@@ -308,24 +260,31 @@ def throughput(config: Config, device: torch.device) -> list[Row]:
 _MEMORY = """
 import resource, sys, torch
 from dbn import DBN
-rows, hidden = int(sys.argv[1]), int(sys.argv[2])
-DBN([784, hidden], seed=0).pretrain(torch.rand(200, 784), epochs=1, progress=False, seed=0)
+from experiments.peers import PEERS
+name, rows, hidden = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ours = lambda x, hidden: lambda: DBN([784, hidden], seed=0).pretrain(x, epochs=1, progress=False, seed=0)
+fit = {"dbn": ours, **PEERS}[name]
+fit(torch.rand(200, 784), hidden)()
 x = torch.rand(rows, 784)
-stack = DBN([784, hidden], seed=0)
-data = x.nbytes + sum(p.nbytes for p in stack.parameters())
+data = x.nbytes + 4 * (784 * hidden + 784 + hidden)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-stack.pretrain(x, epochs=1, progress=False, seed=0)
+fit(x, hidden)()
 print((data + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / data)
 """
 
 
 def memory(config: Config, device: torch.device) -> list[Row]:
-    """Peak memory of pretraining over that of data and parameters, in a process of its own."""
-    command = [sys.executable, "-c", _MEMORY, str(3 * config.rows), str(config.hidden[0])]
-    ratio = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    what = f"peak memory, 784→{config.hidden[0]}"
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return [{"what": what, "of": "peak / data and parameters", "ratio": ratio, "benchmark_process_gib": own}]
+    """Peak memory of pretraining over that of data and parameters, ours and each peer's in a process of its own."""
+    rows = []
+    for name in ("dbn", *PEERS):
+        command = [sys.executable, "-c", _MEMORY, name, str(3 * config.rows), str(config.hidden[0])]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+        row = {"what": f"peak memory, {name}, 784→{config.hidden[0]}", "of": "peak / data and parameters"}
+        if run.returncode:
+            rows.append(row | {"of": "skipped", "reason": run.stderr.strip().splitlines()[-1]})
+        else:
+            rows.append(row | {"ratio": float(run.stdout.splitlines()[-1])})
+    return rows
 
 
 def _trained(x: Tensor, hidden: int) -> Callable[[], RBM]:
@@ -353,11 +312,6 @@ def _likelihood(rbm: RBM, test: Tensor) -> float:
 def _rows(config: Config, device: torch.device) -> Tensor:
     x = datasets.load("mnist-sample").train.x
     return x.repeat(-(-config.rows // len(x)), 1)[: config.rows].to(device)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _shown(row: Row) -> str:

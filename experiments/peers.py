@@ -5,11 +5,14 @@ does besides (pseudo-likelihoods, metrics, bars) where its own loop does it.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms import ToTensor
 
 from dbn import RBM
 
@@ -19,14 +22,37 @@ RATE = 0.1
 Fit = Callable[[], RBM]
 
 
-def tutorial(x: Tensor, hidden: int) -> Fit:
+class Images(Dataset[tuple[Tensor, int]]):
+    """Grey images as torchvision's data sets hand them out: a PIL image and ToTensor for every row."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y, self.transform = (255 * x).to(torch.uint8).reshape(-1, 28, 28), y, ToTensor()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.x[place].numpy())), int(self.y[place])
+
+
+def tutorial_of_tensors(x: Tensor, hidden: int) -> Fit:
+    """The loop of the tutorials over rows that are tensors already."""
+    return tutorial(x, hidden, DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=True))
+
+
+def tutorial_of_images(x: Tensor, hidden: int) -> Fit:
+    """The loop of the tutorials over images as torchvision's data sets hand them out."""
+    return tutorial(x, hidden, DataLoader(Images(x, torch.zeros(len(x))), batch_size=BATCH, shuffle=True))
+
+
+def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
     """The loop of the tutorials: a DataLoader, torch.bernoulli, and plain updates of the parameters."""
-    rows = TensorDataset(x)
 
     @torch.no_grad()
     def fit() -> RBM:
         w, b, c = 0.01 * torch.randn(x.shape[1], hidden), torch.zeros(x.shape[1]), torch.zeros(hidden)
-        for (v,) in DataLoader(rows, batch_size=BATCH, shuffle=True):
+        for batch in loader:
+            v = batch[0].view(-1, x.shape[1]).to(x.device)
             h = torch.sigmoid(v @ w + c)
             v1 = torch.sigmoid(torch.bernoulli(h) @ w.t() + b)
             h1 = torch.sigmoid(v1 @ w + c)
@@ -100,8 +126,24 @@ def boltzmann9(x: Tensor, hidden: int) -> Fit:
     return fit
 
 
+def original_finetuning(network: nn.Module, images: Dataset[Any], device: torch.device) -> Callable[[], None]:
+    """An epoch of the original script's fine-tuning loop: Adam at 1e-3, batches of 100 from a DataLoader."""
+    loader = DataLoader(images, batch_size=100, shuffle=True, drop_last=True)
+    optimizer, criterion = torch.optim.Adam(network.parameters(), lr=1e-3), nn.CrossEntropyLoss()
+
+    def work() -> None:
+        network.train()
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(network(x.view(-1, 784).to(device)), y.to(device)).backward()
+            optimizer.step()
+
+    return work
+
+
 PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
-    "tutorial loop": tutorial,
+    "tutorial loop, images": tutorial_of_images,
+    "tutorial loop, tensors": tutorial_of_tensors,
     "scikit-learn, float64": lambda x, hidden: scikit_learn(x, hidden, torch.float64),
     "scikit-learn, float32": lambda x, hidden: scikit_learn(x, hidden, torch.float32),
     "rbms": rbms,

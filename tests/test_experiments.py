@@ -9,6 +9,7 @@ from torch import nn
 
 from dbn import DBN
 from experiments import benchmark, compare, finetune, pretrain
+from experiments.growth import leaving
 from experiments.command_line import parse
 from experiments.records import launch, mean_sd, paired_interval
 from experiments.signals import spreads
@@ -184,15 +185,24 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
     def missing(x, hidden):
         raise ImportError("no module named peer")
 
-    monkeypatch.setattr(benchmark, "PEERS", {"tutorial loop": benchmark.PEERS["tutorial loop"], "peer": missing})
+    tutorial = "tutorial loop, tensors"
+    monkeypatch.setattr(benchmark, "PEERS", {tutorial: benchmark.PEERS[tutorial], "peer": missing})
     content = benchmark.main(["tiny", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(content))
     measured = [row for row in content["rows"] if "ratio" in row]
     assert all(row["ratio"] > 0 for row in measured)
     assert {row["of"] for row in content["rows"] if "reason" in row} == {"skipped"}
-    assert {"step / its products", "epoch / its steps", "AIS / its products", "epoch of theirs / ours"} <= {
-        row["of"] for row in measured
-    }
+    kinds = ("step / its products", "pretrain / its steps", "growth / its products", "AIS / its products")
+    assert {*kinds, "epoch of theirs / ours", "peak / data and parameters"} <= {row["of"] for row in measured}
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_where_learning_leaves_the_floor_in_words():
+    values = [10, 100, 1000]
+    assert leaving(values, [1.8, 1.6, 1.2]) == "1.20 to 1.80 times the products, over 1.5 up to 100"
+    assert leaving(values, [1.1, 1.2, 1.7]) == "1.10 to 1.70 times the products, over 1.5 from 1000"
+    assert leaving(values, [1.1, 1.2, 1.3]).endswith("never over 1.5")
+    assert leaving(values, [1.6, 1.7, 1.8]).endswith("always over 1.5")
 
 
 @pytest.mark.parametrize("module", [benchmark, pretrain, finetune, compare])

@@ -64,3 +64,11 @@ def test_by_layer_marks_zeros_at_the_lower_edge():
     assert list(dead.get_ydata()) == [1.0, 0.05]
     assert alive.get_color() == "black"
     assert [text.get_text() for text in figure.axes[0].texts] == ["zero"]
+
+
+def test_costs_are_drawn_on_logarithmic_axes():
+    figure = plots.costs({"rows": ([10, 100], {"dbn": [9.0, 2.0], "floor": [3.0, 1.5]})}, ylabel="µs")
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["dbn", "floor"]
+    assert list(axes.lines[1].get_ydata()) == [3.0, 1.5]
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylabel()) == ("log", "log", "µs")
