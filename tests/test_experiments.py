@@ -9,8 +9,8 @@ from torch import nn
 
 from dbn import DBN
 from experiments import benchmark, compare, finetune, pretrain
-from experiments.growth import leaving
 from experiments.command_line import parse
+from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
 from experiments.signals import spreads
 from experiments.starts import STARTS
