@@ -17,7 +17,7 @@ from dbn.estimators import Estimator
 from dbn.history import History, Record
 from dbn.rbm import RBM
 from dbn.schedules import Schedule
-from dbn.training import MOMENTUM, Recipe, open_rows, run
+from dbn.training import MOMENTUM, Recipe, open_rows, presented, run
 from dbn.units import Unit, as_unit, from_config
 
 T = TypeVar("T")
@@ -88,6 +88,9 @@ class DBN(nn.Module):
         progress: bool = True,
         generator: Generator | None = None,
         seed: int | None = None,
+        centring: PerLayer[float | None] = None,
+        binarise: Literal["sample", "threshold"] | None = None,
+        average_from: PerLayer[float | None] = None,
         initialise_bias: bool = True,
         monitor_rows: int = 1000,
         record_every: int | None = None,
@@ -113,6 +116,8 @@ class DBN(nn.Module):
             progress: show a bar a layer.
             generator: draws everything that is drawn; it must be on the device of the stack.
             seed: likewise, as a number.
+            centring, average_from: as for `train`, one value or a list with one a layer.
+            binarise: as for `train`, of the data, not of what is passed upwards.
             initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
 
         Returns:
@@ -136,11 +141,14 @@ class DBN(nn.Module):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "estimator": estimator,
+            "centring": centring,
+            "average_from": average_from,
         }
         rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
         recipes = [
             Recipe(
                 **dict(zip(columns, copy.deepcopy(row), strict=True)),
+                binarise=binarise,
                 initialise_bias=initialise_bias,
                 monitor_rows=monitor_rows,
                 record_every=record_every,
@@ -150,8 +158,11 @@ class DBN(nn.Module):
         if upward not in ("means", "samples"):
             raise ValueError(f'upward is {upward!r}: pass "means" or "samples" to the next layer')
         generator = as_generator(generator, seed, self.layers[0].weight.device)
-        source = open_rows(self.layers[0], data, recipes[0].batch_size)
-        held_back = None if validation is None else open_rows(self.layers[0], validation, _CHUNK, "validation")
+        bottom = self.layers[0]
+        source = presented(bottom, open_rows(bottom, data, recipes[0].batch_size), binarise, generator)
+        held_back = None
+        if validation is not None:
+            held_back = presented(bottom, open_rows(bottom, validation, _CHUNK, "validation"), binarise, generator)
         histories = []
         for place, (rbm, recipe) in enumerate(zip(self.layers, recipes, strict=True)):
             if place:

@@ -253,13 +253,35 @@ class Contrast:
                     buffer.copy_(values)
 
 
+class Offsets(NamedTuple):
+    """What the gradient of the weights is centred at: μ (V,) of the visible and λ (H,) of the hidden units."""
+
+    visible: Tensor
+    hidden: Tensor
+
+
 def add_gradient(
-    rbm: RBM, into: dict[str, Tensor], positive: Phase, negative: Phase, contrast: Contrast, scale: float, keep: float
+    rbm: RBM,
+    into: dict[str, Tensor],
+    positive: Phase,
+    negative: Phase,
+    contrast: Contrast,
+    scale: float,
+    keep: float,
+    offsets: Offsets | None = None,
 ) -> None:
     """`into` ← `keep` · `into` + `scale` · (mean ∂(−F)/∂θ at the data − mean ∂(−F)/∂θ at the model), for every θ there.
 
     ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so both phases of every
     estimator come through here, as one product of their stacked rows.
+
+    With offsets μ, λ it is the gradient of a centred machine, in the parameters of this one:
+    dW = ⟨(v − μ)(h − λ)ᵀ⟩_data − ⟨(v − μ)(h − λ)ᵀ⟩_model, db = ⟨v⟩_data − ⟨v⟩_model − dW λ,
+    dc = ⟨h⟩_data − ⟨h⟩_model − dWᵀ μ. Another direction of ascent of the same likelihood, which does not depend on
+    which value of a binary unit is called 1.
+
+    Source: G. Montavon, K.-R. Müller (2012), Deep Boltzmann machines and the centering trick; J. Melchior, A. Fischer,
+    L. Wiskott (2016), How to center deep Boltzmann machines.
 
     Args:
         rbm: the machine.
@@ -270,6 +292,7 @@ def add_gradient(
             written there.
         scale: the factor of the gradient, such as the learning rate.
         keep: the factor of what `into` held before, such as the momentum.
+        offsets: the centre, or None for the plain gradient.
     """
     of_data, of_model = _own_gradient(rbm, positive), _own_gradient(rbm, negative)
     for name in of_data.keys() & into.keys():
@@ -280,9 +303,18 @@ def add_gradient(
         into["visible_bias"].addmv_(v.t(), contrast.signs, beta=keep, alpha=share)
     if "hidden_bias" in into:
         into["hidden_bias"].addmv_(h.t(), contrast.signs, beta=keep, alpha=share)
-    if "weight" in into:
-        h[contrast.data :].mul_(-contrast.ratio)
-        into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
+    if "weight" not in into:
+        return
+    if offsets is not None:
+        v.sub_(offsets.visible)
+        h.sub_(offsets.hidden)
+    h[contrast.data :].mul_(-contrast.ratio)
+    into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
+    if offsets is not None:
+        if "visible_bias" in into:
+            into["visible_bias"].addmv_(v.t(), h @ offsets.hidden, alpha=-share)
+        if "hidden_bias" in into:
+            into["hidden_bias"].addmv_(h.t(), v @ offsets.visible, alpha=-share)
 
 
 def _own_gradient(rbm: RBM, phase: Phase) -> dict[str, Tensor]:

@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
 from dbn.arguments import as_generator, finite_number, whole_number
-from dbn.batches import Source, open_source
+from dbn.batches import MappedSource, Source, open_source
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
-from dbn.rbm import RBM, Contrast, add_gradient
+from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
 from dbn.schedules import Schedule, as_schedule, switch
 
 #: Hinton's momentum: 0.5, and 0.9 from the sixth epoch.
@@ -34,6 +34,9 @@ def train(
     weight_decay: float = 2e-4,
     estimator: Estimator | None = None,
     validation: Any = None,
+    centring: float | None = None,
+    binarise: Literal["sample", "threshold"] | None = None,
+    average_from: float | None = None,
     initialise_bias: bool = True,
     monitor_rows: int = 1000,
     record_every: int | None = None,
@@ -62,6 +65,12 @@ def train(
         weight_decay: L2 cost of the weights.
         estimator: the negative phase, CD(1) by default.
         validation: rows held back, as a tensor or an array, for the free-energy gap.
+        centring: centre the gradient (Montavon and Müller 2012) at the mean units at the data, followed at this rate,
+            such as 0.01; None for the plain gradient.
+        binarise: turn probabilities (grey pixels) into ones and zeros: "sample" draws them anew at every presentation,
+            "threshold" asks whether they exceed 0.5. Grey pixels taken for probabilities, as by default, train features
+            well, but no density of binary images.
+        average_from: leave in the machine the mean of the parameters at the ends of the epochs after so many.
         initialise_bias: set visible biases that are all zero to the field of the data's mean first.
         monitor_rows: rows of the fixed training subset that the history is computed on.
         record_every: also record every so many steps; an epoch always ends with a record.
@@ -97,12 +106,17 @@ def train(
         momentum=momentum,
         weight_decay=weight_decay,
         estimator=estimator,
+        centring=centring,
+        binarise=binarise,
+        average_from=average_from,
         initialise_bias=initialise_bias,
         monitor_rows=monitor_rows,
         record_every=record_every,
     )
-    source = open_rows(rbm, data, batch_size)
-    held_back = None if validation is None else open_rows(rbm, validation, monitor_rows, "validation")
+    source = presented(rbm, open_rows(rbm, data, batch_size), binarise, generator)
+    held_back = None
+    if validation is not None:
+        held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, generator)
     return run(rbm, source, recipe, held_back, callback, progress, description, generator)
 
 
@@ -116,6 +130,9 @@ class Recipe:
     momentum: float | Schedule = MOMENTUM
     weight_decay: float = 2e-4
     estimator: Estimator | None = None
+    centring: float | None = None
+    binarise: Literal["sample", "threshold"] | None = None
+    average_from: float | None = None
     initialise_bias: bool = True
     monitor_rows: int = 1000
     record_every: int | None = None
@@ -126,6 +143,11 @@ class Recipe:
         as_schedule(0.0 if self.learning_rate is None else self.learning_rate, "learning_rate")
         as_schedule(self.momentum, "momentum")
         finite_number(self.weight_decay, "weight_decay")
+        if self.centring is not None and finite_number(self.centring, "centring") > 1:
+            raise ValueError(f"centring is {self.centring}: give the rate of a moving average, at most 1")
+        if self.binarise not in (None, "sample", "threshold"):
+            raise ValueError(f'binarise is {self.binarise!r}: choose "sample" or "threshold"')
+        finite_number(0.0 if self.average_from is None else self.average_from, "average_from")
         whole_number(self.monitor_rows, "monitor_rows")
         whole_number(1 if self.record_every is None else self.record_every, "record_every")
         if not isinstance(self.estimator, Estimator | None):
@@ -150,7 +172,8 @@ def run(
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
     estimator.prepare(rbm, generator)
-    learner = Learner(rbm, estimator, generator)
+    learner = Learner(rbm, estimator, generator, _centre(rbm, source, recipe.centring))
+    average = _Average(rbm)
     history, step, started = History(), 0, time.perf_counter()
 
     def record(epochs_done: float) -> None:
@@ -172,6 +195,9 @@ def run(
                 if recipe.record_every and step % recipe.record_every == 0 and done < epoch + 1:
                     record(done)
             record(epoch + 1.0)
+            if recipe.average_from is not None and epoch >= recipe.average_from:
+                average.add()
+    average.put()
     return history
 
 
@@ -182,10 +208,18 @@ class Learner:
         rbm: the machine.
         estimator: the negative phase, prepared for this machine.
         generator: draws all samples.
+        centre: moving means that the gradient is centred at, and their rate; None for the plain gradient.
     """
 
-    def __init__(self, rbm: RBM, estimator: Estimator, generator: Generator | None) -> None:
+    def __init__(
+        self,
+        rbm: RBM,
+        estimator: Estimator,
+        generator: Generator | None,
+        centre: tuple[Offsets, float] | None = None,
+    ) -> None:
         self.rbm, self.estimator, self.generator = rbm, estimator, generator
+        self.centre = centre
         self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
         self.increments = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.contrast = lru_cache(maxsize=4)(self._contrast)
@@ -200,7 +234,8 @@ class Learner:
         contrast = self.contrast(len(v))
         positive = self.rbm.phase(v, room=contrast.above)
         negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
-        add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum)
+        offsets = None if self.centre is None else _followed(*self.centre, positive)
+        add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum, offsets)
         if "weight" in self.increments:
             self.increments["weight"].add_(self.rbm.weight, alpha=-learning_rate * weight_decay)
         for name, parameter in self.parameters.items():
@@ -260,6 +295,71 @@ def initialise_visible_bias(rbm: RBM, source: Source) -> None:
     if bool((rbm.visible_bias == 0).all()):
         rows = source.subset(_ROWS_FOR_MEAN)
         rbm.visible_bias.copy_(rbm.visible.field_of_mean(rows.mean(0)))
+
+
+def presented(
+    rbm: RBM, source: Source, binarise: Literal["sample", "threshold"] | None, generator: Generator | None
+) -> Source:
+    """The rows as the machine is shown them: as they are, drawn anew at every presentation, or thresholded.
+
+    Raises:
+        TypeError: where rows are to be drawn or thresholded that the visible units do not take for probabilities.
+    """
+    if binarise is None:
+        return source
+    if rbm.visible.cardinality is None or rbm.visible.support != (0.0, 1.0):
+        raise TypeError(f'binarise is "{binarise}", but {rbm.visible} are not in 0..1: leave it out')
+    if binarise == "threshold":
+        return MappedSource(source, lambda rows: (rows > 0.5).to(rows.dtype), source.width)
+
+    def drawn(rows: Tensor, draw_from: Generator | None = generator) -> Tensor:
+        return rbm.visible.sample(rows, mean=rows, generator=draw_from)
+
+    # What is watched must not draw what training draws, and must be the same at every call.
+    return MappedSource(source, drawn, source.width, lambda rows: drawn(rows, _still(rows.device)))
+
+
+def _still(device: torch.device) -> Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+@torch.no_grad()
+def _centre(rbm: RBM, source: Source, rate: float | None) -> tuple[Offsets, float] | None:
+    """Offsets that start at the mean of both layers at a subset of the data."""
+    if rate is None:
+        return None
+    rows = source.subset(_ROWS_FOR_MEAN)
+    return Offsets(rows.mean(0), rbm.mean_hidden(rows).mean(0)), rate
+
+
+def _followed(offsets: Offsets, rate: float, positive: Phase) -> Offsets:
+    """The offsets, moved towards the means of a batch."""
+    offsets.visible.lerp_(positive.visible.mean(0), rate)
+    offsets.hidden.lerp_(positive.hidden_mean.mean(0), rate)
+    return offsets
+
+
+class _Average:
+    """The mean of a machine's parameters at several moments."""
+
+    def __init__(self, rbm: RBM) -> None:
+        self.parameters, self.count = list(rbm.parameters()), 0
+        self.means: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take the parameters as they are now into the mean."""
+        self.count += 1
+        if self.count == 1:
+            self.means = [value.clone() for value in self.parameters]
+        for mean, value in zip(self.means, self.parameters, strict=False):
+            mean.lerp_(value, 1 / self.count)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Leave the mean in the machine, where there is one."""
+        for mean, value in zip(self.means, self.parameters, strict=False):
+            value.copy_(mean)
 
 
 def _suited_rate(rbm: RBM) -> float:

@@ -142,10 +142,10 @@ def test_weight_decay_touches_weights_alone(kind):
 class SharedDenominator:
     """The mistake of scikit-learn 1.9.1: the statistics of both phases are divided by the rows of the data."""
 
-    def __call__(self, rbm, into, positive, negative, contrast, scale, keep):
+    def __call__(self, rbm, into, positive, negative, contrast, scale, keep, offsets):
         contrast.ratio = 1.0
         contrast.signs[contrast.data :] = -1.0
-        add_gradient(rbm, into, positive, negative, contrast, scale, keep)
+        add_gradient(rbm, into, positive, negative, contrast, scale, keep, offsets)
 
 
 def moved_by_one_row_more(estimator):
