@@ -6,7 +6,17 @@ from dbn.estimators import CD, PCD, Estimator
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
 from dbn.history import DivergenceError, History
 from dbn.initialisation import initialise
-from dbn.likelihood import LogPartition, ais, exact_log_partition, log_likelihood
+from dbn.likelihood import (
+    Bracket,
+    LogPartition,
+    ais,
+    bracket,
+    exact_log_partition,
+    log_likelihood,
+    lower_bound,
+    pseudo_log_likelihood,
+    reverse_ais,
+)
 from dbn.rbm import RBM
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
@@ -19,6 +29,7 @@ __all__ = [
     "PCD",
     "RBM",
     "Bernoulli",
+    "Bracket",
     "Categorical",
     "DivergenceError",
     "Estimator",
@@ -32,13 +43,17 @@ __all__ = [
     "Spin",
     "Unit",
     "ais",
+    "bracket",
     "datasets",
     "evaluate",
     "exact_log_partition",
     "finetune",
     "initialise",
     "log_likelihood",
+    "lower_bound",
     "predict",
+    "pseudo_log_likelihood",
+    "reverse_ais",
     "schedules",
     "train",
 ]

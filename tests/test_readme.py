@@ -7,10 +7,18 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
+CODE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
 def test_the_ten_lines_run(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    exec(re.sub(r"epochs=\d+", "epochs=1", code), {})
+    exec(re.sub(r"epochs=\d+", "epochs=1", CODE[0]), {})
     assert 0 < float(capsys.readouterr().out) < 0.9
+
+
+def test_the_likelihood_that_one_can_believe_runs(capsys):
+    exec(re.sub(r"(epochs|average_from|temperatures)=\d+", r"\1=1", CODE[1]), {})
+    assert float(re.search(r"tensor\((-\d+\.\d+)", capsys.readouterr().out)[1]) < 0
+    assert len(CODE) == 2
 
 
 def test_the_two_commands_come_first():

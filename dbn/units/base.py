@@ -1,6 +1,7 @@
 """The exponential family that every layer of units is an instance of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ class Unit(nn.Module, ABC):
     def states(self, index: Tensor) -> Tensor:
         """The joint states with the numbers `index`, each of 0 … cardinality − 1: (n,) -> (n, size) in float64."""
         raise TypeError(f"{self} has infinitely many states: enumerate the other side of the machine")
+
+    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+        """For every variable of the layer in turn, the rows x (n, size) with that variable in each of its states."""
+        raise TypeError(f"{self} has infinitely many states: there are none to put in the place of another")
 
     def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:
         """Mean over rows of ∂log_base/∂θ for each learned parameter θ of the unit itself.

@@ -1,6 +1,7 @@
 """Units with finitely many states: Bernoulli, Spin and Categorical."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -62,6 +63,9 @@ class Bernoulli(Unit):
     def states(self, index: Tensor) -> Tensor:
         return _digits(index, base=2, length=self.size).double()
 
+    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+        return ([_put(x, column, value) for value in (0.0, 1.0)] for column in range(self.size))
+
 
 class Spin(Unit):
     """Ising spins in {−1, +1}: A(η) = Σ log 2cosh ηᵢ, mean tanh η.
@@ -109,6 +113,9 @@ class Spin(Unit):
 
     def states(self, index: Tensor) -> Tensor:
         return 2 * _digits(index, base=2, length=self.size).double() - 1
+
+    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+        return ([_put(x, column, value) for value in (-1.0, 1.0)] for column in range(self.size))
 
 
 class Categorical(Unit):
@@ -183,6 +190,11 @@ class Categorical(Unit):
         digits = _digits(index, base=self.classes, length=self.groups)
         return functional.one_hot(digits, self.classes).double().flatten(-2)
 
+    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+        classes = torch.eye(self.classes, dtype=x.dtype, device=x.device)
+        firsts = range(0, self.size, self.classes)
+        return ([_put(x, slice(first, first + self.classes), row) for row in classes] for first in firsts)
+
     def constrain_data(self, x: Tensor, name: str) -> None:
         super().constrain_data(x, name)
         totals = self._grouped(x).sum(-1)
@@ -235,6 +247,12 @@ def _draw(p: Tensor, generator: Generator | None, out: Tensor | None = None) -> 
     threshold = torch.add(fraction, p, alpha=2**16)
     out = torch.empty_like(threshold) if out is None else out
     return out.copy_(bits[..., :columns]).lt_(threshold)
+
+
+def _put(x: Tensor, columns: int | slice, value: float | Tensor) -> Tensor:
+    other = x.clone()
+    other[:, columns] = value
+    return other
 
 
 def _digits(index: Tensor, *, base: int, length: int) -> Tensor:

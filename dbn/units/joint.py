@@ -1,6 +1,6 @@
 """Layers made of several kinds of units side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -84,6 +84,14 @@ class Joint(Unit):
             columns.append(part.states(index % count))
             index = index // count
         return torch.cat(columns, -1)
+
+    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+        first = 0
+        for part, columns in self._split(x):
+            left, right = x[:, :first], x[:, first + part.size :]
+            for others in part.alternatives(columns):
+                yield [torch.cat([left, other, right], -1) for other in others]
+            first += part.size
 
     def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:
         return {

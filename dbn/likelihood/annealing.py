@@ -1,6 +1,5 @@
-"""How probable data are under a machine."""
+"""Log Z of large machines, by annealing from and to independent units."""
 
-import copy
 import math
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,59 +8,8 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from dbn.arguments import as_generator, as_rows, check_finite, whole_number
+from dbn.arguments import as_generator, as_rows, whole_number
 from dbn.rbm import RBM
-
-_CHUNK = 2**14  # states in memory at once
-_MAX_STATES = 2**25
-
-
-@torch.no_grad()
-def exact_log_partition(rbm: RBM) -> Tensor:
-    """log Z = log Σ_h exp(−F(h)) by enumeration of the side with fewer states, in float64.
-
-    Args:
-        rbm: a machine with an energy and at least one side of no more than 2²⁵ joint states.
-
-    Returns:
-        log Z in nats, a tensor without dimensions, in float64.
-
-    Raises:
-        TypeError: where units have no energy, or neither side can be enumerated.
-        ValueError: where both sides have too many states.
-
-    Example:
-        >>> exact_log_partition(RBM(3, 2, weight_scale=0))  # (3 + 2) log 2
-        tensor(3.4657, dtype=torch.float64)
-    """
-    rbm.free_energy(torch.zeros(1, rbm.visible.size))  # units without an energy refuse, by name
-    counts = {"visible": rbm.visible.cardinality, "hidden": rbm.hidden.cardinality}
-    finite = {side: count for side, count in counts.items() if count is not None}
-    if not finite:
-        raise TypeError(f"{rbm.visible} and {rbm.hidden} both have infinitely many states: log Z cannot be enumerated")
-    side = min(finite, key=lambda name: finite[name])
-    if finite[side] > _MAX_STATES:
-        exponent = math.log2(finite[side])  # the count itself may be beyond any float
-        raise ValueError(f"the {side} side has 2**{exponent:.1f} states, more than 2**25: log Z cannot be enumerated")
-    return log_partition_over(rbm, side)
-
-
-@torch.no_grad()
-def log_partition_over(rbm: RBM, side: str) -> Tensor:
-    """log Z by enumeration of the "visible" or the "hidden" side, whichever is named; see `exact_log_partition`."""
-    machine = _in_double(rbm)
-    units, free_energy = {
-        "visible": (machine.visible, machine.free_energy),
-        "hidden": (machine.hidden, machine.hidden_free_energy),
-    }[side]
-    count = units.cardinality
-    if count is None:
-        raise TypeError(f"{units} has infinitely many states: enumerate the other side of the machine")
-    total = torch.tensor(-torch.inf, dtype=torch.float64, device=rbm.weight.device)
-    for start in range(0, count, _CHUNK):
-        index = torch.arange(start, min(start + _CHUNK, count), device=rbm.weight.device)
-        total = torch.logaddexp(total, (-free_energy(units.states(index))).logsumexp(0))
-    return total
 
 
 class LogPartition(NamedTuple):
@@ -129,14 +77,73 @@ def ais(
     name, biases = _base(rbm, base)
     betas = _ladder(temperatures)
     generator = as_generator(generator, seed, rbm.weight.device)
-    field_of = biases.expand(whole_number(chains, "chains"), -1)
+    v = rbm.visible.sample(biases.expand(whole_number(chains, "chains"), -1), generator=generator)
+    log_weights = _annealed(rbm, v, biases, betas, generator, progress, "AIS")
+    return _forward(log_weights, _log_partition_of_base(rbm, biases), name, len(betas) - 1)
+
+
+@torch.no_grad()
+def reverse_ais(
+    rbm: RBM,
+    samples: Tensor,
+    *,
+    temperatures: int | Tensor = 10_000,
+    base: str | Tensor = "visible_bias",
+    progress: bool = True,
+    generator: Generator | None = None,
+    seed: int | None = None,
+) -> LogPartition:
+    """Estimate log Z from above, annealing samples of the machine back to independent visible units.
+
+    With the distributions of `ais` passed downwards from β = 1, 1/Ẑ = mean w / Z_base is unbiased where the samples are
+    exact, so that log Ẑ is on average too high: with `ais` it brackets log Z.
+
+    Source: R. Grosse, Z. Ghahramani, R. Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte
+    Carlo; Y. Burda, R. Grosse, R. Salakhutdinov (2015), Accurate and conservative estimates of MRF log-likelihood using
+    reverse annealing.
+
+    Args:
+        rbm: a machine with an energy.
+        samples: visible rows (n, V) from the machine, one chain each, such as persistent chains run on for long.
+        temperatures, base, progress, generator, seed: as for `ais`.
+
+    Raises:
+        TypeError: where units have no energy.
+        ValueError: for samples of another width, and as `ais`.
+
+    Example:
+        >>> rbm = RBM(3, 2, weight_scale=0)
+        >>> round(reverse_ais(rbm, torch.ones(10, 3), temperatures=5, progress=False, seed=0).value, 4)
+        3.4657
+
+    No upper bound where the samples are not the machine's: chains that all sit in one mode make log Z too low.
+    """
+    name, biases = _base(rbm, base)
+    betas = _ladder(temperatures)
+    generator = as_generator(generator, seed, rbm.weight.device)
+    v = as_rows(samples, rbm.visible.size, like=rbm.weight, name="samples").clone()
+    log_weights = _annealed(rbm, v, biases, betas[::-1], generator, progress, "reverse AIS")
+    forward = _forward(log_weights, 0.0, name, len(betas) - 1)
+    start = _log_partition_of_base(rbm, biases)
+    return forward._replace(value=start - forward.value, low=start - forward.high, high=start - forward.low)
+
+
+def _annealed(
+    rbm: RBM,
+    v: Tensor,
+    biases: Tensor,
+    betas: list[float],
+    generator: Generator | None,
+    progress: bool,
+    description: str,
+) -> Tensor:
+    """Log weights (n,) of chains that pass from the first β to the last; v (n, V) is their state, written over."""
     slope = rbm.visible_bias - biases
     moves = bool(slope.any())
-    log_z = rbm.visible.log_partition(biases) + rbm.hidden.log_partition(torch.zeros_like(rbm.hidden_bias))
-    v = rbm.visible.sample(field_of, generator=generator)
-    field = v.new_empty(chains, rbm.hidden.size)
-    log_weights = torch.zeros(chains, dtype=torch.float64, device=v.device)
-    for beta, following in tqdm(list(pairwise(betas)), desc="AIS", unit="β", disable=not progress, dynamic_ncols=True):
+    field = v.new_empty(len(v), rbm.hidden.size)
+    log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+    pairs = list(pairwise(betas))
+    for beta, following in tqdm(pairs, desc=description, unit="β", disable=not progress, dynamic_ncols=True):
         torch.addmm(rbm.hidden_bias, v, rbm.weight, out=field)
         if moves:
             log_weights += (following - beta) * (v @ slope)
@@ -145,7 +152,12 @@ def ais(
         h = rbm.hidden.sample(field, generator=generator, out=field)
         torch.addmm(biases + following * slope, h, rbm.weight.t(), alpha=following, out=v)
         v = rbm.visible.sample(v, generator=generator, out=v)
-    return _summary(log_weights, float(log_z), name, len(betas) - 1)
+    return log_weights
+
+
+def _log_partition_of_base(rbm: RBM, biases: Tensor) -> float:
+    hidden = rbm.hidden.log_partition(torch.zeros_like(rbm.hidden_bias))
+    return float(rbm.visible.log_partition(biases) + hidden)
 
 
 def _base(rbm: RBM, base: str | Tensor) -> tuple[str, Tensor]:
@@ -168,7 +180,7 @@ def _ladder(temperatures: int | Tensor) -> list[float]:
     return betas
 
 
-def _summary(log_weights: Tensor, log_z: float, base: str, temperatures: int) -> LogPartition:
+def _forward(log_weights: Tensor, log_z: float, base: str, temperatures: int) -> LogPartition:
     largest = log_weights.max()
     weights = (log_weights - largest).exp()
     mean = float(weights.mean())
@@ -178,37 +190,3 @@ def _summary(log_weights: Tensor, log_z: float, base: str, temperatures: int) ->
     low = start + math.log(mean - spread) if mean > spread else -math.inf
     high = start + math.log(mean + spread) if spread < math.inf else math.inf
     return LogPartition(start + math.log(mean), low, high, ess, base, len(weights), temperatures)
-
-
-@torch.no_grad()
-def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Tensor | float) -> Tensor:
-    """log p(x) = −F(x) − log Z, in nats a row; a log-density where visible units are real.
-
-    Args:
-        rbm: a machine with an energy.
-        x: visible rows (n, V).
-        log_partition: log Z of this machine as it is now, in nats.
-
-    Returns:
-        (n,), in float64.
-
-    Raises:
-        TypeError: where units have no energy.
-        ValueError: where the width of x is not V, or rows lie outside the support.
-
-    Example:
-        >>> rbm = RBM(3, 2, weight_scale=0)
-        >>> log_likelihood(rbm, torch.ones(1, 3), exact_log_partition(rbm)).exp()
-        tensor([0.1250], dtype=torch.float64)
-
-    No better than log Z is: an estimate of log Z that is too low makes every row look too probable.
-    """
-    machine = _in_double(rbm)
-    rows = as_rows(x, rbm.visible.size, like=machine.weight, name="x")
-    check_finite(rows, "x")
-    rbm.visible.constrain_data(rows, "x")
-    return -machine.free_energy(rows) - float(log_partition)
-
-
-def _in_double(rbm: RBM) -> RBM:
-    return copy.deepcopy(rbm).double()

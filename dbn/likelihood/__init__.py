@@ -1,0 +1,19 @@
+"""How good a machine is as a probability model, and how far the number can be trusted."""
+
+from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
+from dbn.likelihood.bracket import Bracket, bracket
+from dbn.likelihood.enumeration import exact_log_partition, log_partition_over
+from dbn.likelihood.evidence import log_likelihood, lower_bound, pseudo_log_likelihood
+
+__all__ = [
+    "Bracket",
+    "LogPartition",
+    "ais",
+    "bracket",
+    "exact_log_partition",
+    "log_likelihood",
+    "log_partition_over",
+    "lower_bound",
+    "pseudo_log_likelihood",
+    "reverse_ais",
+]

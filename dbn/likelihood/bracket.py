@@ -1,0 +1,109 @@
+"""Several estimates of log Z held against each other, with a verdict."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from dbn.arguments import as_generator, as_rows, check_finite
+from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
+from dbn.rbm import RBM
+
+_ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be heard
+_GAP = 2.0  # nats between forward and reverse, or between bases, beyond which something is wrong
+
+
+class Bracket(NamedTuple):
+    """Estimates of log Z from several bases and from the other side, in nats.
+
+    `value` is the largest forward estimate with an adequate effective sample size, which `float` gives alone. `doubts`
+    say in words what speaks against it or against others; `trusted` is False where they concern the value itself.
+    """
+
+    value: float
+    forward: tuple[LogPartition, ...]
+    reverse: LogPartition
+    trusted: bool
+    doubts: tuple[str, ...]
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@torch.no_grad()
+def bracket(
+    rbm: RBM,
+    data: Tensor,
+    *,
+    chains: int = 100,
+    temperatures: int | Tensor = 10_000,
+    gibbs_steps: int = 1000,
+    progress: bool = True,
+    generator: Generator | None = None,
+    seed: int | None = None,
+) -> Bracket:
+    """Estimate log Z forwards from three bases and backwards from the data, and say whether to believe it.
+
+    Forward estimates (`ais` from the data's mean, the machine's own visible biases and zero biases) are on average too
+    low, so the largest with an adequate effective sample size is taken. The reverse one (`reverse_ais`) starts at data
+    rows after many Gibbs steps and is on average too high, as far as those are samples of the machine.
+
+    Source: R. Neal (2001), Annealed importance sampling; R. Grosse, Z. Ghahramani, R. Adams (2015), Sandwiching the
+    marginal likelihood using bidirectional Monte Carlo.
+
+    Args:
+        rbm: a machine with an energy.
+        data: visible rows (n, V), for the first base and for the first states of the reverse chains.
+        chains: number of chains of each estimate.
+        temperatures: as for `ais`.
+        gibbs_steps: Gibbs steps from the data before the chains are annealed backwards.
+        progress: show a bar an estimate.
+        generator: draws everything; it must be on the device of the machine.
+        seed: likewise, as a number.
+
+    Raises:
+        TypeError: where units have no energy.
+        ValueError: for data of another width or outside the support, and as `ais`.
+
+    Example:
+        >>> rows = (torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+        >>> found = bracket(RBM(6, 4, seed=0), rows, temperatures=50, progress=False, seed=0)
+        >>> found.trusted, found.doubts
+        (True, ())
+
+    A mode that neither the bases nor the data's chains have found is missed by all of them.
+    """
+    generator = as_generator(generator, seed, rbm.weight.device)
+    rows = as_rows(data, rbm.visible.size, like=rbm.weight, name="data")
+    check_finite(rows, "data")
+    rbm.visible.constrain_data(rows, "data")
+    mean = rbm.visible.field_of_mean(rows.mean(0))
+    anneal = partial(ais, rbm, chains=chains, temperatures=temperatures, progress=progress, generator=generator)
+    forward = (anneal(base=mean)._replace(base="data_mean"), anneal(base="visible_bias"), anneal(base="zeros"))
+    chosen = torch.randint(len(rows), (chains,), generator=generator, device=rows.device)
+    samples = rbm.gibbs(rows[chosen], gibbs_steps, generator=generator)
+    back = partial(reverse_ais, rbm, samples, temperatures=temperatures, progress=progress, generator=generator)
+    reverse = back(base=mean)._replace(base="data_mean")
+    return judged(forward, reverse)
+
+
+def judged(forward: tuple[LogPartition, ...], reverse: LogPartition) -> Bracket:
+    """The verdict on estimates from several bases and from the other side."""
+    heard = [estimate for estimate in forward if estimate.ess >= _ADEQUATE * estimate.chains]
+    best = max(heard or forward, key=lambda estimate: estimate.value)
+    doubts = [
+        f"log Z from {other.base} is {best.value - other.value:.1f} nats below that from {best.base}, though its "
+        f"effective sample size is {other.ess:.0f} of {other.chains}: alone it would flatter the model"
+        for other in heard
+        if best.value - other.value > _GAP
+    ]
+    serious = []
+    if not heard:
+        serious.append(f"no base has an effective sample size of {_ADEQUATE:.0%} of the chains: use more temperatures")
+    gap = reverse.value - best.value
+    if gap > _GAP:
+        serious.append(f"reverse AIS is {gap:.1f} nats above: log Z may be too low, and the model look too good")
+    if gap < -_GAP:
+        serious.append(f"reverse AIS is {-gap:.1f} nats below: its chains have not reached all of the model's modes")
+    return Bracket(best.value, forward, reverse, not serious, (*serious, *doubts))

@@ -1,0 +1,159 @@
+"""How probable data are: exactly up to log Z, one unit given the others, or bounded from below in a stack."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from dbn.arguments import as_generator, as_rows, check_finite, whole_number
+from dbn.likelihood.annealing import LogPartition
+from dbn.likelihood.bracket import Bracket
+from dbn.likelihood.enumeration import in_double
+from dbn.rbm import RBM
+from dbn.units import Unit
+
+
+class Stack(Protocol):
+    """Anything with machines, bottom first, such as a DBN."""
+
+    @property
+    def layers(self) -> Sequence[RBM]: ...
+
+
+@torch.no_grad()
+def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | Tensor | float) -> Tensor:
+    """log p(x) = −F(x) − log Z, in nats a row; a log-density where visible units are real.
+
+    Args:
+        rbm: a machine with an energy.
+        x: visible rows (n, V).
+        log_partition: log Z of this machine as it is now, in nats.
+
+    Returns:
+        (n,), in float64.
+
+    Raises:
+        TypeError: where units have no energy.
+        ValueError: where the width of x is not V, or rows lie outside the support.
+
+    Example:
+        >>> from dbn import exact_log_partition
+        >>> rbm = RBM(3, 2, weight_scale=0)
+        >>> log_likelihood(rbm, torch.ones(1, 3), exact_log_partition(rbm)).exp()
+        tensor([0.1250], dtype=torch.float64)
+
+    No better than log Z is: an estimate of log Z that is too low makes every row look too probable.
+    """
+    machine = in_double(rbm)
+    rows = as_rows(x, rbm.visible.size, like=machine.weight, name="x")
+    check_finite(rows, "x")
+    rbm.visible.constrain_data(rows, "x")
+    return -machine.free_energy(rows) - float(log_partition)
+
+
+@torch.no_grad()
+def pseudo_log_likelihood(rbm: RBM, x: Tensor) -> Tensor:
+    """Σ_i log p(x_i | all other columns), in nats a row, which needs no log Z.
+
+    For binary units log p(x_i | x_−i) = log σ(F(x with i flipped) − F(x)); for one-hot groups likewise over all
+    classes.
+
+    Source: J. Besag (1975), Statistical analysis of non-lattice data.
+
+    Args:
+        rbm: a machine with an energy whose visible units have finitely many states.
+        x: visible rows (n, V), of states and not of probabilities.
+
+    Returns:
+        (n,), in float64.
+
+    Raises:
+        TypeError: where units have no energy, or visible units infinitely many states.
+        ValueError: where the width of x is not V, or rows are not states of the visible units.
+
+    Example:
+        >>> pseudo_log_likelihood(RBM(3, 2, weight_scale=0), torch.ones(1, 3)).exp()
+        tensor([0.1250], dtype=torch.float64)
+
+    Not a likelihood: it is too high by what the columns tell of each other, and can rise while the likelihood falls.
+    """
+    machine = in_double(rbm)
+    rows = _data(machine, x)
+    own = -machine.free_energy(rows)
+    total = torch.zeros_like(own)
+    for others in machine.visible.alternatives(rows):
+        if not bool(torch.stack([(other == rows).all(-1) for other in others]).any(0).all()):
+            raise ValueError(f"x has rows that are no states of {rbm.visible}: threshold or sample probabilities first")
+        total += own - torch.stack([-machine.free_energy(other) for other in others]).logsumexp(0)
+    return total
+
+
+@torch.no_grad()
+def lower_bound(
+    stack: Stack,
+    x: Tensor,
+    log_partition: LogPartition | Bracket | Tensor | float,
+    *,
+    samples: int = 100,
+    generator: Generator | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """The variational lower bound on a stack's log p(x), in nats a row, estimated from samples of Q.
+
+    log p(x) ≥ E_Q[Σ_k log p(h_{k−1} | h_k) + log p*(h_top)] − log Z_top + H(Q), with h_0 = x, Q(h_k | h_{k−1}) the
+    upward conditional of the k-th machine, p(h_{k−1} | h_k) its downward one, and p* = exp(−F) of the top machine.
+
+    Source: R. Salakhutdinov, I. Murray (2008), On the quantitative analysis of deep belief networks.
+
+    Args:
+        stack: a DBN, whose machines all have an energy.
+        x: visible rows (n, V).
+        log_partition: log Z of the top machine, in nats.
+        samples: samples of Q a row, whose mean is taken.
+        generator: draws the samples.
+        seed: likewise, as a number.
+
+    Returns:
+        (n,), in float64: an unbiased estimate of the bound.
+
+    Raises:
+        TypeError: where a machine has no energy.
+        ValueError: where the width of x is not V, or rows lie outside the support.
+
+    Example:
+        >>> from dbn import DBN, exact_log_partition
+        >>> stack = DBN([3, 2, 2], weight_scale=0)
+        >>> lower_bound(stack, torch.ones(1, 3), exact_log_partition(stack.layers[-1]), seed=0).exp()
+        tensor([0.1250], dtype=torch.float64)
+
+    No better than log Z_top is, and below log p(x) by the divergence of Q from the true posterior, which may be many
+    nats: a stack with a lower bound need not be the worse model.
+    """
+    *below, top = [in_double(rbm) for rbm in stack.layers]
+    bottom = below[0] if below else top
+    rows = _data(bottom, x)
+    generator = as_generator(generator, seed, top.weight.device)
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for _ in range(whole_number(samples, "samples")):
+        low = rows
+        for rbm in below:
+            field = rbm.hidden_field(low)
+            high = rbm.hidden.sample(field, generator=generator)
+            total += _log_probability(rbm.visible, low, rbm.visible_field(high))
+            total -= _log_probability(rbm.hidden, high, field)
+            low = high
+        total -= top.free_energy(low)
+    return total / samples - float(log_partition)
+
+
+def _log_probability(units: Unit, x: Tensor, field: Tensor) -> Tensor:
+    """log p(x | η) = log_base(x) + η·x − A(η): (n, size) -> (n,)."""
+    return units.log_base(x) + (field * x).sum(-1) - units.log_partition(field)
+
+
+def _data(rbm: RBM, x: Tensor) -> Tensor:
+    rows = as_rows(x, rbm.visible.size, like=rbm.weight, name="x")
+    check_finite(rows, "x")
+    rbm.visible.constrain_data(rows, "x")
+    return rows
