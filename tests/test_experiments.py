@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import benchmark, compare, finetune, pretrain
+from experiments import benchmark, compare, finetune, likelihood, pretrain
 from experiments.command_line import parse
 from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
@@ -205,7 +205,27 @@ def test_where_learning_leaves_the_floor_in_words():
     assert leaving(values, [1.6, 1.7, 1.8]).endswith("always over 1.5")
 
 
-@pytest.mark.parametrize("module", [benchmark, pretrain, finetune, compare])
+def test_likelihoods_are_measured_once_and_go_on_from_what_is_finished(tmp_path, capsys):
+    first = likelihood.main(["tiny", "--out", str(tmp_path)])
+    assert [(arm["estimator"], arm["seed"]) for arm in first["arms"]] == [("CD", 0), ("CD", 1), ("PCD", 0), ("PCD", 1)]
+    assert all(-784 * math.log(2) < arm["test"] < -100 and arm["log_partition"] == "exact" for arm in first["arms"])
+    (tmp_path / "arms" / "PCD-1.json").unlink()  # its machine is still there: only the measuring is done again
+    again = likelihood.main(["tiny", "--out", str(tmp_path)])
+    assert [arm["test"] for arm in again["arms"]] == [arm["test"] for arm in first["arms"]]
+    assert "| PCD " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--rates one more"):
+        likelihood.main(["tiny", "--rates", "0.1"])
+
+
+def test_wide_machines_are_measured_by_a_bracket(tmp_path):
+    wide = ["--hidden", "26", "--estimators", "PCD", "--seeds", "1", "--ais-chains", "20", "--temperatures", "50"]
+    (arm,) = likelihood.main(["tiny", *wide, "--out", str(tmp_path)])["arms"]
+    assert arm["log_partition"] == "AIS"
+    assert {estimate["base"] for estimate in arm["forward"]} == {"data_mean", "visible_bias", "zeros"}
+    assert isinstance(arm["trusted"], bool)
+
+
+@pytest.mark.parametrize("module", [benchmark, pretrain, finetune, compare, likelihood])
 def test_help_names_presets_and_defaults(module, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])

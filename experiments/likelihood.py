@@ -1,0 +1,198 @@
+"""How good are machines as probability models, by how they were trained?
+
+Every estimator trains the same number of updates on binary pixels drawn anew at every presentation; the likelihood is
+of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of forward and reverse AIS above. The
+same command goes on after the last finished stage.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dbn import CD, PCD, RBM, Estimator, bracket, checkpoint, datasets, exact_log_partition, log_likelihood, train
+from dbn.arguments import choose_device
+from dbn.schedules import linear
+from experiments.command_line import option, parse
+from experiments.records import as_dict, environment, launch, mean_sd, read_json, write_json
+from experiments.tables import aligned
+
+PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
+_ENUMERABLE = 25
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train, for how long, and how to measure it."""
+
+    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
+    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
+    hidden: int = option(20, "hidden units")
+    estimators: tuple[str, ...] = option(("CD", "PCD"), "how the negative phase is drawn")
+    epochs: tuple[int, ...] = option((60,), "passes over the training rows, a number for each stage")
+    gibbs_steps: tuple[int, ...] = option((1,), "k of each stage")
+    rates: tuple[float, ...] = option((0.05, 0.001), "learning rates between which each stage falls in a line")
+    momentum: float = option(0.5, "momentum")
+    weight_decay: float = option(0.0, "L2 cost of the weights")
+    batch_size: int = option(100, "rows an update")
+    chains: int = option(100, "persistent chains")
+    centring: float = option(0.01, "rate of the offsets' moving mean; 0 for the plain gradient")
+    average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
+    ais_chains: int = option(100, "chains of each annealing run")
+    temperatures: int = option(10_000, "temperatures of each annealing run")
+    seeds: int = option(5, "machines of each kind")
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str = option("runs/likelihood-small", "folder for the result")
+
+
+PRESETS = {
+    "small": Config(),
+    "rbm500": Config(
+        hidden=500,
+        estimators=("PCD",),
+        epochs=(100, 150, 150),
+        gibbs_steps=(1, 5, 10),
+        rates=(0.05, 0.01, 0.003, 0.0003),
+        seeds=1,
+        out="runs/likelihood-rbm500",
+    ),
+    "tiny": Config(
+        data="mnist-sample",
+        hidden=5,
+        epochs=(1, 1),
+        gibbs_steps=(1, 2),
+        rates=(0.05, 0.02, 0.01),
+        seeds=2,
+        device="cpu",
+        out="runs/likelihood-tiny",
+    ),
+}
+
+ESTIMATORS: dict[str, Callable[[Config, int], Estimator]] = {
+    "CD": lambda config, steps: CD(steps, sample_visible=True),
+    "PCD": lambda config, steps: PCD(config.chains, steps),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train and measure every machine, print the table, and write `results.json`."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    stages = _stages(config)
+    for name in config.estimators:
+        if name not in ESTIMATORS:
+            raise ValueError(f"--estimators {name}: known are {' '.join(ESTIMATORS)}")
+    out, device = Path(config.out), choose_device(config.device)
+    split = datasets.load(config.data, root=config.root, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    test = torch.bernoulli(split.test.x, generator=generator)
+    shown = torch.bernoulli(split.train.x[: len(test)], generator=generator)
+    arms = []
+    for name in config.estimators:
+        for seed in range(config.seeds):
+            path = out / "arms" / f"{name}-{seed}.json"
+            if not path.exists():
+                rbm, seconds = trained(config, stages, name, seed, split.train.x, out, device)
+                measured = measure(rbm, shown.to(device), test.to(device), config)
+                write_json(path, {"estimator": name, "seed": seed, "seconds": seconds, **measured})
+            arms.append(read_json(path))
+            print(f"{name}, seed {seed}: test {arms[-1]['test']:.2f} nats", flush=True)
+    content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
+    write_json(out / "results.json", content)
+    print(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
+    return content
+
+
+Stage = tuple[int, int, float, float]
+
+
+def _stages(config: Config) -> list[Stage]:
+    """Epochs, k, and first and last learning rate of every stage."""
+    if not len(config.epochs) == len(config.gibbs_steps) == len(config.rates) - 1:
+        raise ValueError("--epochs and --gibbs-steps take a number for each stage, and --rates one more")
+    return [(*two, *rates) for two, rates in zip(zip(config.epochs, config.gibbs_steps), pairwise(config.rates))]  # noqa: B905
+
+
+def trained(
+    config: Config, stages: list[Stage], name: str, seed: int, x: Tensor, out: Path, device: torch.device
+) -> tuple[RBM, float]:
+    """A machine trained through all stages, taken up after the last that is on disk, and the seconds of this run."""
+    rbm, carried, done = RBM(x.shape[1], config.hidden, seed=seed).to(device), {}, 0
+    path = out / "machines" / f"{name}-{seed}.pt"
+    if path.exists():
+        saved = checkpoint.load(path, kind="stages")
+        rbm.load_state_dict(saved["rbm"])
+        carried, done = saved["carried"], saved["done"]
+    started = time.perf_counter()
+    for place, (epochs, steps, first, last) in list(enumerate(stages))[done:]:
+        estimator = ESTIMATORS[name](config, steps)
+        generator = torch.Generator(device).manual_seed(1000 * seed + place)
+        estimator.prepare(rbm, generator)
+        if carried:
+            estimator.load_state_dict(carried)
+        train(
+            rbm,
+            x,
+            epochs=epochs,
+            batch_size=config.batch_size,
+            learning_rate=linear(first, last, epochs),
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            estimator=estimator,
+            centring=config.centring or None,
+            binarise="sample",
+            average_from=epochs * (1 - config.average) if place == len(stages) - 1 and config.average else None,
+            description=f"{name} {steps}, seed {seed}, stage {place + 1}/{len(stages)}",
+            generator=generator,
+        )
+        carried = estimator.state_dict()
+        checkpoint.save(path, {"kind": "stages", "rbm": rbm.state_dict(), "carried": carried, "done": place + 1})
+    return rbm, time.perf_counter() - started
+
+
+def measure(rbm: RBM, shown: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
+    """Mean log-likelihood of training and test rows, the standard error of the latter, and how log Z was had."""
+    if rbm.hidden.size <= _ENUMERABLE:
+        log_z, how = float(exact_log_partition(rbm)), {"log_partition": "exact"}
+    else:
+        found = bracket(rbm, shown, chains=config.ais_chains, temperatures=config.temperatures, seed=0)
+        log_z = found.value
+        how = {
+            "log_partition": "AIS",
+            "forward": [estimate._asdict() for estimate in found.forward],
+            "reverse": found.reverse._asdict(),
+            "test_by_reverse": float(log_likelihood(rbm, test, found.reverse).mean()),
+            "trusted": found.trusted,
+            "doubts": list(found.doubts),
+        }
+    rows = log_likelihood(rbm, test, log_z)
+    error = float(rows.std()) / len(rows) ** 0.5
+    return {
+        "test": float(rows.mean()),
+        "standard_error": error,
+        "train": float(log_likelihood(rbm, shown, log_z).mean()),
+        "log_z": log_z,
+        **how,
+    }
+
+
+def table(arms: Sequence[dict[str, Any]]) -> str:
+    """One row an estimator: mean and standard deviation over seeds."""
+    rows = [["estimator", "test", "train", "log Z", "test by reverse AIS", "seconds"]]
+    for name in dict.fromkeys(arm["estimator"] for arm in arms):
+        found = [arm for arm in arms if arm["estimator"] == name]
+        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in ("test", "train")]
+        reverse = [arm["test_by_reverse"] for arm in found if "test_by_reverse" in arm]
+        backwards = "{:.2f} ± {:.2f}".format(*mean_sd(reverse)) if reverse else ""
+        trust = "" if all(arm.get("trusted", True) for arm in found) else ", not to be trusted"
+        seconds = f"{mean_sd([arm['seconds'] for arm in found])[0]:.0f}"
+        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, seconds])
+    return aligned(rows)
+
+
+if __name__ == "__main__":
+    launch(main)
