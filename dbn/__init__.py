@@ -2,7 +2,7 @@
 
 from dbn import datasets, schedules
 from dbn.belief_net import DBN
-from dbn.estimators import CD, PCD, Estimator
+from dbn.estimators import CD, PCD, Estimator, ParallelTempering
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
 from dbn.history import DivergenceError, History
 from dbn.initialisation import initialise
@@ -39,6 +39,7 @@ __all__ = [
     "Joint",
     "LogPartition",
     "NoisyReLU",
+    "ParallelTempering",
     "ReLU",
     "Spin",
     "Unit",

@@ -15,7 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn import CD, PCD, RBM, Estimator, bracket, checkpoint, datasets, exact_log_partition, log_likelihood, train
+from dbn import (
+    CD,
+    PCD,
+    RBM,
+    Estimator,
+    ParallelTempering,
+    bracket,
+    checkpoint,
+    datasets,
+    exact_log_partition,
+    log_likelihood,
+    train,
+)
 from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
@@ -41,6 +53,7 @@ class Config:
     weight_decay: float = option(0.0, "L2 cost of the weights")
     batch_size: int = option(100, "rows an update")
     chains: int = option(100, "persistent chains")
+    replicas: int = option(10, "temperatures of tempering")
     centring: float = option(0.01, "rate of the offsets' moving mean; 0 for the plain gradient")
     average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
     ais_chains: int = option(100, "chains of each annealing run")
@@ -76,6 +89,7 @@ PRESETS = {
 ESTIMATORS: dict[str, Callable[[Config, int], Estimator]] = {
     "CD": lambda config, steps: CD(steps, sample_visible=True),
     "PCD": lambda config, steps: PCD(config.chains, steps),
+    "tempering": lambda config, steps: ParallelTempering(config.chains, config.replicas, steps),
 }
 
 

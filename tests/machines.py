@@ -48,6 +48,16 @@ def machine(visible: str | Unit, hidden: str | Unit, *, scale: float = 0.3, seed
     return rbm
 
 
+def two_modes() -> RBM:
+    """Two modes of equal weight, all units off or on, that Gibbs sampling hardly leaves."""
+    rbm = RBM(8, 1).double()
+    with torch.no_grad():
+        rbm.weight.fill_(6.0)
+        rbm.visible_bias.fill_(-3.0)
+        rbm.hidden_bias.fill_(-24.0)
+    return rbm
+
+
 def rows(units: Unit, n: int, seed: int = 0) -> Tensor:
     """n rows of data that these units can take: (n, size)."""
     with torch.no_grad():

@@ -8,8 +8,15 @@ import torch
 from dbn import LogPartition, ais, bracket, exact_log_partition, reverse_ais, train
 from dbn.likelihood import annealing
 from dbn.likelihood.bracket import judged
-from dbn.rbm import RBM
-from tests.machines import ENUMERABLE_PAIRS, brute_log_partition, generator, machine, rows, visible_probabilities
+from tests.machines import (
+    ENUMERABLE_PAIRS,
+    brute_log_partition,
+    generator,
+    machine,
+    rows,
+    two_modes,
+    visible_probabilities,
+)
 
 
 def exact_samples(rbm, n):
@@ -53,16 +60,6 @@ def test_both_are_within_a_twentieth_of_a_nat_on_trained_machines(pair):
     found = bracket(rbm, rows(rbm.visible, 50), chains=500, temperatures=100, gibbs_steps=100, progress=False, seed=0)
     assert found.value == float(found) == pytest.approx(exact, abs=0.1)
     assert (found.trusted, found.doubts) == (True, ())
-
-
-def two_modes():
-    """Two modes of equal weight that Gibbs sampling hardly leaves."""
-    rbm = RBM(8, 1).double()
-    with torch.no_grad():
-        rbm.weight.fill_(6.0)
-        rbm.visible_bias.fill_(-3.0)
-        rbm.hidden_bias.fill_(-24.0)
-    return rbm
 
 
 def test_chains_in_one_of_two_modes_make_the_reverse_estimate_too_low():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbn.estimators import CD, PCD, Estimator
+from dbn.estimators import CD, PCD, Estimator, ParallelTempering
 from dbn.rbm import Phase, gradient
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Spin
@@ -17,6 +17,7 @@ UNBIASED = {
     "CD(60)": lambda: CD(60, sample_visible=True),
     "PCD": lambda: PCD(CHAINS),
     "PCD(3 steps)": lambda: PCD(CHAINS, steps=3),
+    "tempering": lambda: ParallelTempering(CHAINS, temperatures=4),
 }
 
 
@@ -89,7 +90,9 @@ def test_short_chains_and_wrong_pairs_do_not(pair, name):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("estimator", [CD(1), CD(3, sample_visible=True), PCD(7), PCD(2, steps=3)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [CD(1), CD(3, sample_visible=True), PCD(7), PCD(2, steps=3), ParallelTempering(5, 3, 2)], ids=str
+)
 def test_the_negative_phase_is_a_phase_of_the_machine(pair, estimator):
     rbm = machine(*pair)
     positive, chains = rbm.phase(rows(rbm.visible, 5)), getattr(estimator, "chains", 5)
@@ -152,7 +155,9 @@ def assert_learns(estimator, lesson):
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
-@pytest.mark.parametrize("estimator", [CD(1, sample_visible=True), CD(5, sample_visible=True), PCD(100)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [CD(1, sample_visible=True), CD(5, sample_visible=True), PCD(100), ParallelTempering(100, 3)], ids=str
+)
 def test_a_student_learns_the_teacher(lesson, estimator):
     assert_learns(estimator, lesson)
 
