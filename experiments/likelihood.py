@@ -36,6 +36,7 @@ from experiments.tables import aligned
 
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25
+_PARTS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ PRESETS = {
     "rbm500": Config(
         hidden=500,
         estimators=("PCD",),
-        epochs=(100, 150, 150),
-        gibbs_steps=(1, 5, 10),
-        rates=(0.05, 0.01, 0.003, 0.0003),
+        epochs=(60, 60, 120, 120),
+        gibbs_steps=(1, 2, 5, 10),
+        rates=(0.05, 0.02, 0.01, 0.003, 0.0002),
+        temperatures=30_000,
         seeds=1,
         out="runs/likelihood-rbm500",
     ),
@@ -103,18 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     out, device = Path(config.out), choose_device(config.device)
     split = datasets.load(config.data, root=config.root, seed=0)
     generator = torch.Generator().manual_seed(0)
-    test = torch.bernoulli(split.test.x, generator=generator)
-    shown = torch.bernoulli(split.train.x[: len(test)], generator=generator)
+    parts = {"test": split.test.x, "train": split.train.x[: len(split.test.x)], "validation": split.validation.x}
+    binary = {name: torch.bernoulli(x, generator=generator).to(device) for name, x in parts.items()}
     arms = []
     for name in config.estimators:
         for seed in range(config.seeds):
             path = out / "arms" / f"{name}-{seed}.json"
             if not path.exists():
                 rbm, seconds = trained(config, stages, name, seed, split.train.x, out, device)
-                measured = measure(rbm, shown.to(device), test.to(device), config)
+                measured = measure(rbm, binary, config)
                 write_json(path, {"estimator": name, "seed": seed, "seconds": seconds, **measured})
             arms.append(read_json(path))
-            print(f"{name}, seed {seed}: test {arms[-1]['test']:.2f} nats", flush=True)
+            print(f"{name}, seed {seed}: validation {arms[-1]['validation']:.2f} nats", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
     print(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
@@ -168,38 +170,32 @@ def trained(
     return rbm, time.perf_counter() - started
 
 
-def measure(rbm: RBM, shown: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
-    """Mean log-likelihood of training and test rows, the standard error of the latter, and how log Z was had."""
+def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, Any]:
+    """Mean log-likelihood of the rows of every part, the standard error of the test's, and how log Z was had."""
     if rbm.hidden.size <= _ENUMERABLE:
         log_z, how = float(exact_log_partition(rbm)), {"log_partition": "exact"}
     else:
-        found = bracket(rbm, shown, chains=config.ais_chains, temperatures=config.temperatures, seed=0)
+        found = bracket(rbm, binary["train"], chains=config.ais_chains, temperatures=config.temperatures, seed=0)
         log_z = found.value
         how = {
             "log_partition": "AIS",
             "forward": [estimate._asdict() for estimate in found.forward],
             "reverse": found.reverse._asdict(),
-            "test_by_reverse": float(log_likelihood(rbm, test, found.reverse).mean()),
+            "test_by_reverse": float(log_likelihood(rbm, binary["test"], found.reverse).mean()),
             "trusted": found.trusted,
             "doubts": list(found.doubts),
         }
-    rows = log_likelihood(rbm, test, log_z)
-    error = float(rows.std()) / len(rows) ** 0.5
-    return {
-        "test": float(rows.mean()),
-        "standard_error": error,
-        "train": float(log_likelihood(rbm, shown, log_z).mean()),
-        "log_z": log_z,
-        **how,
-    }
+    rows = {name: log_likelihood(rbm, x, log_z) for name, x in binary.items()}
+    error = float(rows["test"].std()) / len(rows["test"]) ** 0.5
+    return {**{name: float(row.mean()) for name, row in rows.items()}, "standard_error": error, "log_z": log_z, **how}
 
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
     """One row an estimator: mean and standard deviation over seeds."""
-    rows = [["estimator", "test", "train", "log Z", "test by reverse AIS", "seconds"]]
+    rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "seconds"]]
     for name in dict.fromkeys(arm["estimator"] for arm in arms):
         found = [arm for arm in arms if arm["estimator"] == name]
-        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in ("test", "train")]
+        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in _PARTS]
         reverse = [arm["test_by_reverse"] for arm in found if "test_by_reverse" in arm]
         backwards = "{:.2f} ± {:.2f}".format(*mean_sd(reverse)) if reverse else ""
         trust = "" if all(arm.get("trusted", True) for arm in found) else ", not to be trusted"
