@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from dbn import Bernoulli, NoisyReLU, ais, exact_log_partition, log_likelihood
+from dbn import Bernoulli, NoisyReLU, ais, exact_log_partition, log_likelihood, reverse_ais
+from dbn.likelihood import annealing
 from dbn.rbm import RBM
-from tests.machines import HALF_ENUMERABLE_PAIRS, brute_log_partition, generator, machine
+from tests.machines import HALF_ENUMERABLE_PAIRS, brute_log_partition, generator, machine, visible_probabilities
 
 CHAINS = 400
 
@@ -79,6 +80,24 @@ def test_log_likelihood_takes_the_estimate_and_a_ladder_may_be_given():
     assert estimate.temperatures == 3
     x = torch.ones(2, 3, dtype=torch.float64)
     assert torch.equal(log_likelihood(rbm, x, estimate), log_likelihood(rbm, x, estimate.value))
+
+
+def test_little_memory_runs_the_chains_in_parts_with_the_same_answer():
+    rbm = machine("bernoulli", "spin", scale=1.0, seed=1)
+    exact = float(exact_log_partition(rbm))
+    parts = annealing._parts(rbm, 1000, 10_000)
+    assert sum(parts) == 1000
+    assert len(parts) > 10
+    assert 4 * parts[0] * (3 + 2) * 8 <= 10_000
+    assert annealing._parts(rbm, 3, 1) == [1, 1, 1]
+    few = ais(rbm, chains=1000, temperatures=50, memory=10_000, progress=False, seed=0)
+    assert few.value == pytest.approx(exact, abs=5 * standard_error(few))
+    assert few.chains == 1000
+    samples = visible_probabilities(rbm)[0].repeat(50, 1)
+    back = [reverse_ais(rbm, samples, temperatures=5, memory=m, progress=False, seed=0) for m in (2**30, 5000)]
+    assert back[0].chains == back[1].chains == 400
+    with pytest.raises(ValueError, match="memory is 0"):
+        ais(rbm, memory=0)
 
 
 def test_a_seed_decides_and_the_global_generator_is_untouched():

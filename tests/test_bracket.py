@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dbn import LogPartition, ais, bracket, exact_log_partition, reverse_ais, train
+from dbn import CD, RBM, LogPartition, ais, bracket, datasets, exact_log_partition, reverse_ais, train
 from dbn.likelihood import annealing
 from dbn.likelihood.bracket import judged
 from tests.machines import (
@@ -114,3 +114,17 @@ def test_samples_and_data_are_left_as_they_are():
     assert torch.equal(data, before)
     with pytest.raises(ValueError, match="data lies in"):
         bracket(rbm, data + 5, progress=False)
+
+
+def test_bases_that_agree_at_a_healthy_size_may_be_tens_of_nats_too_low_and_the_verdict_says_so():
+    pixels = datasets.load("mnist-sample").train.x
+    rbm, estimator = RBM(784, 256, seed=0), CD(1, sample_visible=True)
+    train(rbm, pixels, epochs=60, estimator=estimator, initialise_bias=False, progress=False, seed=0)
+    binary = (pixels > 0.5).float()
+    found = bracket(rbm, binary, temperatures=1000, gibbs_steps=300, progress=False, seed=0)
+    of = {estimate.base: estimate for estimate in found.forward}
+    assert abs(of["visible_bias"].value - of["zeros"].value) < 1
+    assert min(of["visible_bias"].ess, of["zeros"].ess) > 40
+    assert found.value == of["data_mean"].value > of["zeros"].value + 30
+    for base in ("visible_bias", "zeros"):
+        assert any(f"log Z from {base} is" in doubt and "flatter the model" in doubt for doubt in found.doubts)

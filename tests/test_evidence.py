@@ -30,6 +30,18 @@ def test_pseudo_likelihood_is_the_sum_of_the_conditionals(pair):
     torch.testing.assert_close(pseudo_log_likelihood(rbm, states), expected)
 
 
+def test_a_part_of_the_variables_estimates_all_without_bias():
+    rbm = machine("labels", "bernoulli", scale=1.0)
+    states, _ = visible_probabilities(rbm)
+    exact = pseudo_log_likelihood(rbm, states)
+    parts = torch.stack([pseudo_log_likelihood(rbm, states, variables=1, seed=seed) for seed in range(300)])
+    assert len(parts.unique(dim=0)) == 3  # two columns and a group of labels
+    assert bool(((parts.mean(0) - exact).abs() <= 5 * parts.std(0) / 300**0.5).all())
+    torch.testing.assert_close(pseudo_log_likelihood(rbm, states, variables=3, seed=0), exact)
+    with pytest.raises(ValueError, match="variables is 4, but the visible units have 3"):
+        pseudo_log_likelihood(rbm, states, variables=4)
+
+
 def test_probabilities_and_real_units_have_no_pseudo_likelihood():
     with pytest.raises(ValueError, match=r"x has rows that are no states of Bernoulli\(3\)"):
         pseudo_log_likelihood(machine("bernoulli", "bernoulli"), torch.tensor([[0.0, 1.0, 0.5]]))

@@ -3,7 +3,7 @@
 from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
 from dbn.likelihood.bracket import Bracket, bracket
 from dbn.likelihood.enumeration import exact_log_partition, log_partition_over
-from dbn.likelihood.evidence import log_likelihood, lower_bound, pseudo_log_likelihood
+from dbn.likelihood.evidence import log_likelihood, lower_bound, pseudo_log_likelihood, score_by_ais
 
 __all__ = [
     "Bracket",
@@ -16,4 +16,5 @@ __all__ = [
     "lower_bound",
     "pseudo_log_likelihood",
     "reverse_ais",
+    "score_by_ais",
 ]

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from dbn.arguments import as_generator, as_rows, whole_number
 from dbn.rbm import RBM
 
+_BUFFERS = 4  # of each layer's width, that a chain takes
+
 
 class LogPartition(NamedTuple):
     """An estimate of log Z in nats, which `float` gives alone.
@@ -38,6 +40,7 @@ def ais(
     chains: int = 100,
     temperatures: int | Tensor = 10_000,
     base: str | Tensor = "visible_bias",
+    memory: int = 2**30,
     progress: bool = True,
     generator: Generator | None = None,
     seed: int | None = None,
@@ -58,6 +61,7 @@ def ais(
         temperatures: a number of equally spaced β after 0, or all β as a tensor that rises from 0 to 1.
         base: "visible_bias" (the machine's own b), "zeros", or biases a (V,) such as
             `rbm.visible.field_of_mean(x.mean(0))`.
+        memory: bytes that the chains may take at once; where all would take more, they run one part after another.
         progress: show a bar.
         generator: draws the chains; it must be on the device of the machine.
         seed: likewise, as a number.
@@ -77,8 +81,12 @@ def ais(
     name, biases = _base(rbm, base)
     betas = _ladder(temperatures)
     generator = as_generator(generator, seed, rbm.weight.device)
-    v = rbm.visible.sample(biases.expand(whole_number(chains, "chains"), -1), generator=generator)
-    log_weights = _annealed(rbm, v, biases, betas, generator, progress, "AIS")
+    parts = _parts(rbm, whole_number(chains, "chains"), memory)
+    weights = []
+    for place, count in enumerate(parts):
+        v = rbm.visible.sample(biases.expand(count, -1), generator=generator)
+        weights.append(_annealed(rbm, v, biases, betas, generator, progress, _named("AIS", place, parts)))
+    log_weights = torch.cat(weights)
     return _forward(log_weights, _log_partition_of_base(rbm, biases), name, len(betas) - 1)
 
 
@@ -89,6 +97,7 @@ def reverse_ais(
     *,
     temperatures: int | Tensor = 10_000,
     base: str | Tensor = "visible_bias",
+    memory: int = 2**30,
     progress: bool = True,
     generator: Generator | None = None,
     seed: int | None = None,
@@ -105,7 +114,7 @@ def reverse_ais(
     Args:
         rbm: a machine with an energy.
         samples: visible rows (n, V) from the machine, one chain each, such as persistent chains run on for long.
-        temperatures, base, progress, generator, seed: as for `ais`.
+        temperatures, base, memory, progress, generator, seed: as for `ais`.
 
     Raises:
         TypeError: where units have no energy.
@@ -121,11 +130,28 @@ def reverse_ais(
     name, biases = _base(rbm, base)
     betas = _ladder(temperatures)
     generator = as_generator(generator, seed, rbm.weight.device)
-    v = as_rows(samples, rbm.visible.size, like=rbm.weight, name="samples").clone()
-    log_weights = _annealed(rbm, v, biases, betas[::-1], generator, progress, "reverse AIS")
+    rows = as_rows(samples, rbm.visible.size, like=rbm.weight, name="samples")
+    parts = _parts(rbm, len(rows), memory)
+    log_weights = torch.cat(
+        [
+            _annealed(rbm, v.clone(), biases, betas[::-1], generator, progress, _named("reverse AIS", place, parts))
+            for place, v in enumerate(torch.split(rows, parts))
+        ]
+    )
     forward = _forward(log_weights, 0.0, name, len(betas) - 1)
     start = _log_partition_of_base(rbm, biases)
     return forward._replace(value=start - forward.value, low=start - forward.high, high=start - forward.low)
+
+
+def _parts(rbm: RBM, chains: int, memory: int) -> list[int]:
+    """Numbers of chains that run at once: their states, fields, random bits and what sampling allocates."""
+    row = _BUFFERS * sum(rbm.weight.shape) * rbm.weight.element_size()
+    at_once = max(1, whole_number(memory, "memory") // row)
+    return [min(at_once, chains - first) for first in range(0, chains, at_once)]
+
+
+def _named(work: str, place: int, parts: list[int]) -> str:
+    return work if len(parts) == 1 else f"{work}, part {place + 1}/{len(parts)}"
 
 
 def _annealed(

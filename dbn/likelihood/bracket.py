@@ -1,7 +1,7 @@
 """Several estimates of log Z held against each other, with a verdict."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +39,7 @@ def bracket(
     chains: int = 100,
     temperatures: int | Tensor = 10_000,
     gibbs_steps: int = 1000,
+    memory: int = 2**30,
     progress: bool = True,
     generator: Generator | None = None,
     seed: int | None = None,
@@ -58,6 +59,7 @@ def bracket(
         chains: number of chains of each estimate.
         temperatures: as for `ais`.
         gibbs_steps: Gibbs steps from the data before the chains are annealed backwards.
+        memory: as for `ais`.
         progress: show a bar an estimate.
         generator: draws everything; it must be on the device of the machine.
         seed: likewise, as a number.
@@ -79,12 +81,17 @@ def bracket(
     check_finite(rows, "data")
     rbm.visible.constrain_data(rows, "data")
     mean = rbm.visible.field_of_mean(rows.mean(0))
-    anneal = partial(ais, rbm, chains=chains, temperatures=temperatures, progress=progress, generator=generator)
+    settings: dict[str, Any] = {
+        "temperatures": temperatures,
+        "memory": memory,
+        "progress": progress,
+        "generator": generator,
+    }
+    anneal = partial(ais, rbm, chains=chains, **settings)
     forward = (anneal(base=mean)._replace(base="data_mean"), anneal(base="visible_bias"), anneal(base="zeros"))
     chosen = torch.randint(len(rows), (chains,), generator=generator, device=rows.device)
     samples = rbm.gibbs(rows[chosen], gibbs_steps, generator=generator)
-    back = partial(reverse_ais, rbm, samples, temperatures=temperatures, progress=progress, generator=generator)
-    reverse = back(base=mean)._replace(base="data_mean")
+    reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
     return judged(forward, reverse)
 
 

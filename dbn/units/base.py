@@ -1,7 +1,6 @@
 """The exponential family that every layer of units is an instance of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,13 @@ class Unit(nn.Module, ABC):
         """The joint states with the numbers `index`, each of 0 … cardinality − 1: (n,) -> (n, size) in float64."""
         raise TypeError(f"{self} has infinitely many states: enumerate the other side of the machine")
 
-    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
-        """For every variable of the layer in turn, the rows x (n, size) with that variable in each of its states."""
+    @property
+    def variables(self) -> int:
+        """Number of variables of the layer: of columns, or of one-hot groups of them."""
+        return self.size
+
+    def variable(self, place: int) -> tuple[slice, Tensor]:
+        """The columns of a variable, by its place, and their states (K, columns), in float64."""
         raise TypeError(f"{self} has infinitely many states: there are none to put in the place of another")
 
     def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Units with finitely many states: Bernoulli, Spin and Categorical."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,8 +62,8 @@ class Bernoulli(Unit):
     def states(self, index: Tensor) -> Tensor:
         return _digits(index, base=2, length=self.size).double()
 
-    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
-        return ([_put(x, column, value) for value in (0.0, 1.0)] for column in range(self.size))
+    def variable(self, place: int) -> tuple[slice, Tensor]:
+        return slice(place, place + 1), torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 
 
 class Spin(Unit):
@@ -114,8 +113,8 @@ class Spin(Unit):
     def states(self, index: Tensor) -> Tensor:
         return 2 * _digits(index, base=2, length=self.size).double() - 1
 
-    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
-        return ([_put(x, column, value) for value in (-1.0, 1.0)] for column in range(self.size))
+    def variable(self, place: int) -> tuple[slice, Tensor]:
+        return slice(place, place + 1), torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
 
 
 class Categorical(Unit):
@@ -190,10 +189,13 @@ class Categorical(Unit):
         digits = _digits(index, base=self.classes, length=self.groups)
         return functional.one_hot(digits, self.classes).double().flatten(-2)
 
-    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
-        classes = torch.eye(self.classes, dtype=x.dtype, device=x.device)
-        firsts = range(0, self.size, self.classes)
-        return ([_put(x, slice(first, first + self.classes), row) for row in classes] for first in firsts)
+    @property
+    def variables(self) -> int:
+        return self.groups
+
+    def variable(self, place: int) -> tuple[slice, Tensor]:
+        first = place * self.classes
+        return slice(first, first + self.classes), torch.eye(self.classes, dtype=torch.float64)
 
     def constrain_data(self, x: Tensor, name: str) -> None:
         super().constrain_data(x, name)
@@ -247,12 +249,6 @@ def _draw(p: Tensor, generator: Generator | None, out: Tensor | None = None) -> 
     threshold = torch.add(fraction, p, alpha=2**16)
     out = torch.empty_like(threshold) if out is None else out
     return out.copy_(bits[..., :columns]).lt_(threshold)
-
-
-def _put(x: Tensor, columns: int | slice, value: float | Tensor) -> Tensor:
-    other = x.clone()
-    other[:, columns] = value
-    return other
 
 
 def _digits(index: Tensor, *, base: int, length: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Layers made of several kinds of units side by side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,13 +85,18 @@ class Joint(Unit):
             index = index // count
         return torch.cat(columns, -1)
 
-    def alternatives(self, x: Tensor) -> Iterator[list[Tensor]]:
+    @property
+    def variables(self) -> int:
+        return sum(part.variables for part in self._units())
+
+    def variable(self, place: int) -> tuple[slice, Tensor]:
         first = 0
-        for part, columns in self._split(x):
-            left, right = x[:, :first], x[:, first + part.size :]
-            for others in part.alternatives(columns):
-                yield [torch.cat([left, other, right], -1) for other in others]
-            first += part.size
+        for part in self._units():
+            if place < part.variables:
+                columns, states = part.variable(place)
+                return slice(first + columns.start, first + columns.stop), states
+            first, place = first + part.size, place - part.variables
+        raise IndexError(f"{self} have no variable with the number {place}")
 
     def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:
         return {
