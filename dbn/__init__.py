@@ -2,7 +2,7 @@
 
 from dbn import datasets, schedules
 from dbn.belief_net import DBN
-from dbn.estimators import CD, PCD, Estimator, ParallelTempering
+from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
 from dbn.history import DivergenceError, History
 from dbn.initialisation import initialise
@@ -16,9 +16,10 @@ from dbn.likelihood import (
     lower_bound,
     pseudo_log_likelihood,
     reverse_ais,
+    score_by_ais,
 )
 from dbn.rbm import RBM
-from dbn.training import train
+from dbn.training import EarlyStopping, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
 
 __version__ = "0.1.0"
@@ -32,8 +33,10 @@ __all__ = [
     "Bracket",
     "Categorical",
     "DivergenceError",
+    "EarlyStopping",
     "Estimator",
     "Evaluation",
+    "FastPCD",
     "Gaussian",
     "History",
     "Joint",
@@ -56,5 +59,6 @@ __all__ = [
     "pseudo_log_likelihood",
     "reverse_ais",
     "schedules",
+    "score_by_ais",
     "train",
 ]

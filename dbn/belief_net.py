@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from os import PathLike
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -12,18 +11,16 @@ from torch import Generator, Tensor, nn
 
 from dbn import checkpoint, mlp
 from dbn.arguments import as_generator, as_rows, check_finite, per_layer, whole_number
-from dbn.batches import MappedSource, Source, TensorSource
 from dbn.estimators import Estimator
+from dbn.greedy import CHUNK, Plan, greedy
 from dbn.history import History, Record
 from dbn.rbm import RBM
 from dbn.schedules import Schedule
-from dbn.training import MOMENTUM, Recipe, open_rows, presented, run
+from dbn.training import MOMENTUM, EarlyStopping, Recipe
 from dbn.units import Unit, as_unit, from_config
 
 T = TypeVar("T")
 PerLayer: TypeAlias = T | Sequence[T]
-
-_CHUNK = 8192  # rows that pass through the stack at once
 
 
 class DBN(nn.Module):
@@ -91,6 +88,13 @@ class DBN(nn.Module):
         centring: PerLayer[float | None] = None,
         binarise: Literal["sample", "threshold"] | None = None,
         average_from: PerLayer[float | None] = None,
+        l1: PerLayer[float] = 0.0,
+        max_norm: PerLayer[float | None] = None,
+        sparsity_target: PerLayer[float | None] = None,
+        sparsity_cost: PerLayer[float] = 0.1,
+        clip: PerLayer[float | None] = None,
+        stopping: PerLayer[EarlyStopping | None] = None,
+        start: Literal["own", "transposed"] = "own",
         initialise_bias: bool = True,
         monitor_rows: int = 1000,
         record_every: int | None = None,
@@ -116,8 +120,13 @@ class DBN(nn.Module):
             progress: show a bar a layer.
             generator: draws everything that is drawn; it must be on the device of the stack.
             seed: likewise, as a number.
-            centring, average_from: as for `train`, one value or a list with one a layer.
+            centring, average_from, l1, max_norm, sparsity_target, sparsity_cost, clip, stopping: as for `train`, one
+                value or a list with one a layer.
             binarise: as for `train`, of the data, not of what is passed upwards.
+            start: start every machine after the first from its "own" parameters, or "transposed", as the one below
+                upside down: W₂ = W₁ᵀ, with which the stack is the machine below, its variational bound is tight, and
+                training on samples by an unbiased gradient can only raise it. The layer must have the units of the one
+                two below.
             initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
 
         Returns:
@@ -143,6 +152,12 @@ class DBN(nn.Module):
             "estimator": estimator,
             "centring": centring,
             "average_from": average_from,
+            "l1": l1,
+            "max_norm": max_norm,
+            "sparsity_target": sparsity_target,
+            "sparsity_cost": sparsity_cost,
+            "clip": clip,
+            "stopping": stopping,
         }
         rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
         recipes = [
@@ -155,23 +170,9 @@ class DBN(nn.Module):
             )
             for row in rows
         ]
-        if upward not in ("means", "samples"):
-            raise ValueError(f'upward is {upward!r}: pass "means" or "samples" to the next layer')
         generator = as_generator(generator, seed, self.layers[0].weight.device)
-        bottom = self.layers[0]
-        source = presented(bottom, open_rows(bottom, data, recipes[0].batch_size), binarise, generator)
-        held_back = None
-        if validation is not None:
-            held_back = presented(bottom, open_rows(bottom, validation, _CHUNK, "validation"), binarise, generator)
-        histories = []
-        for place, (rbm, recipe) in enumerate(zip(self.layers, recipes, strict=True)):
-            if place:
-                below = self.layers[place - 1]
-                source = _encoded(source, below, upward, cache_bytes, generator).with_batch_size(recipe.batch_size)
-                held_back = None if held_back is None else _encoded(held_back, below, upward, cache_bytes, None)
-            notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{count}"
-            histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
-        return histories
+        plan = Plan(recipes, upward, start, binarise, cache_bytes)
+        return greedy(self.layers, data, plan, validation, callback, progress, generator)
 
     def encode(self, x: Any) -> Tensor:
         """The mean-field up pass: E[h | v] of each layer fed to the next, (n, V) -> (n, H of the top).
@@ -327,29 +328,4 @@ class DBN(nn.Module):
 
     @torch.no_grad()
     def _in_chunks(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return torch.cat([function(rows) for rows in torch.split(x, _CHUNK)]) if len(x) > _CHUNK else function(x)
-
-
-def _encoded(
-    source: Source, below: RBM, upward: Literal["means", "samples"], cache_bytes: int, generator: Generator | None
-) -> Source:
-    """The rows of the next layer: what the machine below makes of the rows of `source`."""
-    width = below.hidden.size
-    if upward == "samples":
-        watch = partial(below.sample_hidden, generator=torch.Generator(below.weight.device).manual_seed(0))
-        return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
-    encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
-    size = (source.rows or 0) * width * below.weight.element_size()
-    if not source.fixed or size > cache_bytes:
-        return encoded
-    rows, done = below.weight.new_empty(source.rows or 0, width), 0
-    for batch in encoded.with_batch_size(_CHUNK).in_order():
-        rows[done : done + len(batch.x)] = batch.x
-        done += len(batch.x)
-    return TensorSource(rows, None, batch_size=source.batch_size, like=below.weight)
-
-
-def _with_layer(callback: Callable[[Record], None] | None, layer: int) -> Callable[[Record], None] | None:
-    if callback is None:
-        return None
-    return lambda record: callback({"layer": float(layer), **record})
+        return torch.cat([function(rows) for rows in torch.split(x, CHUNK)]) if len(x) > CHUNK else function(x)

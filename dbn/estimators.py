@@ -1,12 +1,13 @@
 """The negative phase of learning: where the model's statistics come from."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import whole_number
-from dbn.rbm import ANYWHERE, RBM, Phase, Room
+from dbn.arguments import finite_number, whole_number
+from dbn.rbm import ANYWHERE, RBM, Phase, Room, gradient
 from dbn.units.base import written
 
 
@@ -29,18 +30,21 @@ class Estimator(nn.Module, ABC):
 class CD(Estimator):
     """Contrastive divergence: k Gibbs steps from the data.
 
-    Hidden states are always sampled to reconstruct from. The last visible rows are conditional means by default, as in
-    Hinton's recipe, and samples with `sample_visible`; visible rows in between are samples.
+    Hidden states are sampled to reconstruct from. The last visible rows are conditional means by default, as in
+    Hinton's recipe, and samples with `sample_visible`; visible rows in between are samples. With `mean_field` nothing
+    is drawn: both layers pass on their means.
 
     Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence; G. Hinton (2010),
-    A practical guide to training restricted Boltzmann machines, section 3.
+    A practical guide to training restricted Boltzmann machines, section 3; for means, M. Welling, G. Hinton (2002),
+    A new learning algorithm for mean field Boltzmann machines.
 
     Args:
         steps: k, the number of Gibbs steps.
         sample_visible: sample the last visible rows too.
+        mean_field: pass on means instead of samples, in every step.
 
     Raises:
-        ValueError: where `steps` is below 1.
+        ValueError: where `steps` is below 1, or visible rows are to be both sampled and means.
 
     Example:
         >>> estimator = CD(1)
@@ -51,27 +55,72 @@ class CD(Estimator):
     Its gradient is biased: it follows no function's slope, and machines trained by it can be poor density models.
     """
 
-    def __init__(self, steps: int = 1, *, sample_visible: bool = False) -> None:
+    def __init__(self, steps: int = 1, *, sample_visible: bool = False, mean_field: bool = False) -> None:
         super().__init__()
         self.steps = whole_number(steps, "steps")
-        self.sample_visible = sample_visible
+        if sample_visible and mean_field:
+            raise ValueError("sample_visible and mean_field are both given: choose one")
+        self.sample_visible, self.mean_field = sample_visible, mean_field
 
     @torch.no_grad()
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         phase = positive
         for step in range(self.steps):
-            h = rbm.hidden.sample(phase.hidden_field, mean=phase.hidden_mean, generator=generator)
+            h = phase.hidden_mean
+            if not self.mean_field:
+                h = rbm.hidden.sample(phase.hidden_field, mean=h, generator=generator)
             v = rbm.visible_field(h, out=room.visible)
-            use_mean = step == self.steps - 1 and not self.sample_visible
+            use_mean = self.mean_field or (step == self.steps - 1 and not self.sample_visible)
             v = rbm.visible.mean(v, out=v) if use_mean else rbm.visible.sample(v, generator=generator, out=v)
             phase = rbm.phase(v, visible_is_mean=use_mean, room=room)
         return phase
 
     def extra_repr(self) -> str:
-        return f"{self.steps}, sample_visible={self.sample_visible}"
+        return f"{self.steps}, sample_visible={self.sample_visible}" + ", mean_field=True" * self.mean_field
 
 
-class PCD(Estimator):
+class Persistent(Estimator):
+    """Gibbs chains of hidden states that go on from step to step, never restarted at the data."""
+
+    hidden: Tensor | None
+
+    def __init__(self, chains: int, steps: int, start: Literal["noise", "data"]) -> None:
+        super().__init__()
+        self.chains = whole_number(chains, "chains")
+        self.steps = whole_number(steps, "steps")
+        if start not in ("noise", "data"):
+            raise ValueError(f'start is {start!r}: choose "noise" or "data"')
+        self.start = start
+        self.register_buffer("hidden", None)
+
+    def rows(self, batch: int) -> int:
+        return self.chains
+
+    @torch.no_grad()
+    def prepare(self, rbm: RBM, generator: Generator | None) -> None:
+        """Start the chains, unless chains of this shape go on; at the data they start with the first batch."""
+        if self.hidden is None or self.hidden.shape != (self.chains, rbm.hidden.size):
+            self.hidden = None
+            if self.start == "noise":
+                v = rbm.visible.sample(rbm.visible_bias.expand(self.chains, -1), generator=generator)
+                self.hidden = rbm.sample_hidden(v, generator=generator)
+        self.to(rbm.weight.device)
+
+    def states(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Tensor:
+        """The hidden states (chains, H) that the chains go on from."""
+        if self.hidden is not None:
+            return self.hidden
+        if self.start == "noise":
+            raise RuntimeError("the chains have not been started: call prepare(rbm, generator) first")
+        field = positive.hidden_field
+        chosen = torch.randint(len(field), (self.chains,), generator=generator, device=field.device)
+        return rbm.hidden.sample(field[chosen], generator=generator)
+
+    def extra_repr(self) -> str:
+        return f"chains={self.chains}, steps={self.steps}"
+
+
+class PCD(Persistent):
     """Persistent contrastive divergence: Gibbs chains that go on from step to step, never restarted at the data.
 
     The chains are hidden states, and go on where the same estimator is used again on a machine as wide. Every step
@@ -84,9 +133,11 @@ class PCD(Estimator):
     Args:
         chains: number of chains, independent of the batch size.
         steps: Gibbs steps between updates.
+        start: start the chains at "noise", independent draws from the visible biases, or at the "data", hidden states
+            drawn at rows of the first batch.
 
     Raises:
-        ValueError: where either is below 1.
+        ValueError: where a number is below 1, or the start is another.
 
     Example:
         >>> estimator = PCD(chains=7)
@@ -99,30 +150,12 @@ class PCD(Estimator):
     are samples of no model and training can diverge from the data.
     """
 
-    hidden: Tensor | None
-
-    def __init__(self, chains: int = 100, steps: int = 1) -> None:
-        super().__init__()
-        self.chains = whole_number(chains, "chains")
-        self.steps = whole_number(steps, "steps")
-        self.register_buffer("hidden", None)
-
-    @torch.no_grad()
-    def prepare(self, rbm: RBM, generator: Generator | None) -> None:
-        """Start the chains at independent draws from the visible biases, unless chains of this shape go on."""
-        if self.hidden is None or self.hidden.shape != (self.chains, rbm.hidden.size):
-            v = rbm.visible.sample(rbm.visible_bias.expand(self.chains, -1), generator=generator)
-            self.hidden = rbm.sample_hidden(v, generator=generator)
-        self.to(rbm.weight.device)
-
-    def rows(self, batch: int) -> int:
-        return self.chains
+    def __init__(self, chains: int = 100, steps: int = 1, *, start: Literal["noise", "data"] = "noise") -> None:
+        super().__init__(chains, steps, start)
 
     @torch.no_grad()
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
-        if self.hidden is None:
-            raise RuntimeError("the chains have not been started: call prepare(rbm, generator) first")
-        h = self.hidden
+        h = self.states(rbm, positive, generator)
         for _ in range(self.steps):
             v = rbm.visible_field(h, out=room.visible)
             phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
@@ -130,8 +163,80 @@ class PCD(Estimator):
         self.hidden = h
         return phase
 
+
+class FastPCD(Persistent):
+    """Persistent chains driven by fast weights beside the machine's own, which push them on to other modes.
+
+    The chains are those of a machine with parameters θ + φ. The fast φ learn at a rate of their own from the same two
+    phases as θ and decay at every step, φ ← decay · φ + rate · (∂(−F)/∂θ at the data − at the chains), so that they
+    raise the energy of where the chains are. The statistics pair the chains' v with E[h | v] of the machine itself, by
+    θ alone: they are its own gradient at v, at the price of one more product a step.
+
+    Source: T. Tieleman, G. Hinton (2009), Using fast weights to improve persistent contrastive divergence.
+
+    Args:
+        chains: number of chains, independent of the batch size.
+        steps: Gibbs steps between updates.
+        rate: learning rate of the fast weights, constant; Tieleman and Hinton take the first one of the others.
+        decay: what is left of the fast weights at the next step.
+        start: as for `PCD`.
+
+    Raises:
+        ValueError: where a number is out of range, or the start is another.
+
+    Example:
+        >>> estimator = FastPCD(chains=7)
+        >>> rbm = RBM(4, 3, seed=0)
+        >>> estimator.prepare(rbm, None)
+        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        torch.Size([7, 4])
+
+    The chains sample no model, and the gradient is biased for as long as the fast weights are not small.
+    """
+
+    weight: Tensor | None
+    visible_bias: Tensor
+    hidden_bias: Tensor
+
+    def __init__(
+        self,
+        chains: int = 100,
+        steps: int = 1,
+        *,
+        rate: float = 0.1,
+        decay: float = 0.95,
+        start: Literal["noise", "data"] = "noise",
+    ) -> None:
+        super().__init__(chains, steps, start)
+        self.rate, self.decay = finite_number(rate, "rate"), finite_number(decay, "decay")
+        if self.decay >= 1:
+            raise ValueError(f"decay is {decay}: give a number below 1, or the fast weights never fade")
+        for name in _OF_FIELDS:
+            self.register_buffer(name, None)
+
+    @torch.no_grad()
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+        if self.weight is None or self.weight.shape != rbm.weight.shape:
+            for name in _OF_FIELDS:
+                setattr(self, name, torch.zeros_like(rbm.get_parameter(name)))
+        h = self.states(rbm, positive, generator)
+        weight, b, c = (rbm.get_parameter(name) + self.get_buffer(name) for name in _OF_FIELDS)
+        for _ in range(self.steps):
+            field = torch.addmm(b, h, weight.t(), out=room.visible)
+            v = rbm.visible.sample(field, generator=generator, out=field)
+            h = rbm.hidden.sample(torch.addmm(c, v, weight), generator=generator)
+        self.hidden = h
+        phase = rbm.phase(v, room=room)
+        slopes = gradient(rbm, positive, phase)
+        for name in slopes.keys() & set(_OF_FIELDS):
+            self.get_buffer(name).mul_(self.decay).add_(slopes[name], alpha=self.rate)
+        return phase
+
     def extra_repr(self) -> str:
-        return f"chains={self.chains}, steps={self.steps}"
+        return f"chains={self.chains}, steps={self.steps}, rate={self.rate:g}, decay={self.decay:g}"
+
+
+_OF_FIELDS = ("weight", "visible_bias", "hidden_bias")
 
 
 class ParallelTempering(Estimator):

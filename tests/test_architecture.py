@@ -30,14 +30,15 @@ RANKS = {
     "training": {"rbm", "estimators", "batches", "schedules", "history", "arguments"},
     "likelihood": {"rbm", "units", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
+    "greedy": {"training", "rbm", "batches", "history"},
     "belief_net": {
-        "training", "mlp", "estimators", "rbm", "units", "batches", "schedules", "history", "checkpoint", "arguments",
+        "greedy", "training", "mlp", "estimators", "rbm", "units", "schedules", "history", "checkpoint", "arguments",
     },
     "finetuning": {"batches", "schedules", "history", "scaling", "arguments"},
 }  # fmt: skip
 
 #: The training loops, which may be longer than the sixty lines of any other function.
-LOOPS = {"training.py": {"run", "train"}, "finetuning.py": {"finetune"}}
+LOOPS = {"loop.py": {"run", "train"}, "finetuning.py": {"finetune"}}
 
 
 def module_of(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from dbn import CD, DBN, PCD, Bernoulli, Categorical, Gaussian, Joint, ReLU, Spin, train
-from dbn.belief_net import _CHUNK
+from dbn.greedy import CHUNK
 from dbn.schedules import linear
 from tests.machines import UNITS, generator, rows, unit, visible_probabilities
 
@@ -227,7 +227,7 @@ def test_up_and_down_passes_are_those_of_the_machines(name):
 
 def test_many_rows_pass_in_chunks():
     stack = stack_of()
-    x = data_for(stack, 2 * _CHUNK + 5)
+    x = data_for(stack, 2 * CHUNK + 5)
     for function in (stack.encode, stack.reconstruct):
         torch.testing.assert_close(function(x)[-7:], function(x[-7:]))
         assert len(function(x)) == len(x)
@@ -339,3 +339,26 @@ def test_a_saved_stack_computes_the_same(tmp_path):
     back = DBN.load(tmp_path / "stack.pt")
     assert torch.equal(stack.encode(data_for(stack)), back.encode(data_for(stack)))
     assert torch.equal(stack.sample(5, 3, seed=0), back.sample(5, 3, seed=0))
+
+
+def test_a_transposed_start_is_the_machine_below_upside_down():
+    x = torch.rand(60, 6, generator=generator())
+    stack = DBN([6, 5, 6, 5], seed=0)
+    stack.pretrain(x, epochs=[3, 0, 0], start="transposed", progress=False, seed=0)
+    first, second, third = stack.layers
+    assert torch.equal(second.weight, first.weight.t())
+    assert torch.equal(second.visible_bias, first.hidden_bias)
+    assert torch.equal(second.hidden_bias, first.visible_bias)
+    assert torch.equal(third.weight, first.weight)
+    stack.pretrain(x, epochs=[0, 1, 0], start="transposed", upward="samples", progress=False, seed=0)
+    assert not torch.equal(second.weight, first.weight.t())
+
+
+def test_a_transposed_start_needs_the_units_of_two_below_before_anything_changes():
+    stack = DBN([6, 5, 4], seed=0)
+    before = stack.layers[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=r'start is "transposed", but Bernoulli\(4\) lie two above Bernoulli\(6\)'):
+        stack.pretrain(torch.zeros(10, 6), start="transposed", progress=False)
+    with pytest.raises(ValueError, match="start is 'upside down'"):
+        stack.pretrain(torch.zeros(10, 6), start="upside down", progress=False)
+    assert torch.equal(stack.layers[0].weight, before)

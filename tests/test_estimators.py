@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbn.estimators import CD, PCD, Estimator, ParallelTempering
+from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
 from dbn.rbm import Phase, gradient
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Spin
@@ -45,6 +45,8 @@ BIASED = {
     "CD-1 of means": lambda: CD(1),
     "CD-1 of samples": lambda: CD(1, sample_visible=True),
     "CD(60) that ends in means": lambda: CD(60),
+    "CD(60) of means alone": lambda: CD(60, mean_field=True),
+    "fast weights": lambda: FastPCD(CHAINS, rate=0.3),
     "stale pairing": StalePairing,
 }
 
@@ -91,8 +93,11 @@ def test_short_chains_and_wrong_pairs_do_not(pair, name):
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize(
-    "estimator", [CD(1), CD(3, sample_visible=True), PCD(7), PCD(2, steps=3), ParallelTempering(5, 3, 2)], ids=str
-)
+    "estimator",
+    [CD(1), CD(3, sample_visible=True), CD(2, mean_field=True), PCD(7), PCD(2, steps=3), FastPCD(4, steps=2),
+     ParallelTempering(5, 3, 2)],
+    ids=str,
+)  # fmt: skip
 def test_the_negative_phase_is_a_phase_of_the_machine(pair, estimator):
     rbm = machine(*pair)
     positive, chains = rbm.phase(rows(rbm.visible, 5)), getattr(estimator, "chains", 5)
@@ -103,7 +108,7 @@ def test_the_negative_phase_is_a_phase_of_the_machine(pair, estimator):
     rbm.visible.constrain_data(phase.visible, "v")
     close(phase.hidden_field, rbm.hidden_field(phase.visible).detach())
     close(phase.hidden_mean, rbm.mean_hidden(phase.visible).detach())
-    assert phase.visible_is_mean == (str(estimator) == str(CD(1)))
+    assert phase.visible_is_mean == (isinstance(estimator, CD) and not estimator.sample_visible)
     assert all(bool(value.isfinite().all()) for value in gradient(rbm, positive, phase).values())
 
 
@@ -156,7 +161,16 @@ def assert_learns(estimator, lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS)
 @pytest.mark.parametrize(
-    "estimator", [CD(1, sample_visible=True), CD(5, sample_visible=True), PCD(100), ParallelTempering(100, 3)], ids=str
+    "estimator",
+    [
+        CD(1, sample_visible=True),
+        CD(5, sample_visible=True),
+        PCD(100),
+        PCD(100, start="data"),
+        FastPCD(100, rate=0.05),
+        ParallelTempering(100, 3),
+    ],
+    ids=str,
 )
 def test_a_student_learns_the_teacher(lesson, estimator):
     assert_learns(estimator, lesson)
@@ -227,3 +241,5 @@ def test_no_steps_and_no_chains_are_refused_by_name(arguments):
         PCD(**arguments)
     with pytest.raises(ValueError, match="steps"):
         CD(0)
+    with pytest.raises(ValueError, match="choose one"):
+        CD(1, sample_visible=True, mean_field=True)

@@ -170,7 +170,7 @@ def test_one_row_more_than_full_batches_moves_parameters_by_one_step(estimator):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS[1:])
 def test_a_shared_denominator_moves_them_by_many(estimator, monkeypatch):
-    monkeypatch.setattr("dbn.training.add_gradient", SharedDenominator())
+    monkeypatch.setattr("dbn.training.step.add_gradient", SharedDenominator())
     assert moved_by_one_row_more(estimator) > 5 * 0.1 / (1 - 0.5)
 
 
@@ -187,7 +187,7 @@ def test_a_short_last_batch_leaves_a_good_model(monkeypatch):
     assert worst_mean(1000, 100) < 0.15
     assert worst_mean(1001, 100) < 0.15
     assert worst_mean(1000, 30) < 0.15
-    monkeypatch.setattr("dbn.training.add_gradient", SharedDenominator())
+    monkeypatch.setattr("dbn.training.step.add_gradient", SharedDenominator())
     assert worst_mean(1000, 100) < 0.15, "the mistake is harmless where batches are full"
     assert worst_mean(1001, 100) > 0.3
 

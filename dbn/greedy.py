@@ -1,0 +1,109 @@
+"""Greedy layerwise pretraining: each machine on the hidden layer of the frozen machines below."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Generator
+
+from dbn.batches import MappedSource, Source, TensorSource
+from dbn.history import History, Record
+from dbn.rbm import RBM
+from dbn.training import Recipe, check_fit, open_rows, presented, run
+
+CHUNK = 8192  # rows that pass through a stack at once
+
+
+class Plan(NamedTuple):
+    """How a stack is pretrained: a recipe a machine, and what holds for all; `DBN.pretrain` explains it."""
+
+    recipes: Sequence[Recipe]
+    upward: Literal["means", "samples"]
+    start: Literal["own", "transposed"]
+    binarise: Literal["sample", "threshold"] | None
+    cache_bytes: int
+
+
+def greedy(
+    layers: Sequence[RBM],
+    data: Any,
+    plan: Plan,
+    validation: Any,
+    callback: Callable[[Record], None] | None,
+    progress: bool,
+    generator: Generator | None,
+) -> list[History]:
+    """Train the machines one after another, bottom first, each by `train`'s own loop."""
+    _check(layers, plan, validated=validation is not None)
+    bottom = layers[0]
+    source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, generator)
+    held_back = None
+    if validation is not None:
+        held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, generator)
+    histories = []
+    for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
+        if place:
+            below = layers[place - 1]
+            if plan.start == "transposed":
+                _transpose(rbm, below)
+            source = _encoded(source, below, plan.upward, plan.cache_bytes, generator)
+            source = source.with_batch_size(recipe.batch_size)
+            held_back = None if held_back is None else _encoded(held_back, below, plan.upward, plan.cache_bytes, None)
+        notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
+        histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
+    return histories
+
+
+def _check(layers: Sequence[RBM], plan: Plan, *, validated: bool) -> None:
+    """Raise a ValueError, before any machine is trained, where one of them could not be."""
+    if plan.upward not in ("means", "samples"):
+        raise ValueError(f'upward is {plan.upward!r}: pass "means" or "samples" to the next layer')
+    if plan.start not in ("own", "transposed"):
+        raise ValueError(f'start is {plan.start!r}: choose "own" or "transposed"')
+    for rbm, recipe in zip(layers, plan.recipes, strict=True):
+        check_fit(rbm, recipe, validated=validated)
+    for below, rbm in pairwise(layers):
+        if plan.start == "transposed" and rbm.hidden.config() != below.visible.config():
+            raise ValueError(
+                f'start is "transposed", but {rbm.hidden} lie two above {below.visible}: give the same units'
+            )
+
+
+@torch.no_grad()
+def _transpose(rbm: RBM, below: RBM) -> None:
+    """Start a machine as the one below upside down.
+
+    Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets, section 4.
+    """
+    rbm.weight.copy_(below.weight.t())
+    rbm.visible_bias.copy_(below.hidden_bias)
+    rbm.hidden_bias.copy_(below.visible_bias)
+    rbm.visible.load_state_dict(below.hidden.state_dict())
+    rbm.hidden.load_state_dict(below.visible.state_dict())
+
+
+def _encoded(
+    source: Source, below: RBM, upward: Literal["means", "samples"], cache_bytes: int, generator: Generator | None
+) -> Source:
+    """The rows of the next layer: what the machine below makes of the rows of `source`."""
+    width = below.hidden.size
+    if upward == "samples":
+        watch = partial(below.sample_hidden, generator=torch.Generator(below.weight.device).manual_seed(0))
+        return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
+    encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
+    size = (source.rows or 0) * width * below.weight.element_size()
+    if not source.fixed or size > cache_bytes:
+        return encoded
+    rows, done = below.weight.new_empty(source.rows or 0, width), 0
+    for batch in encoded.with_batch_size(CHUNK).in_order():
+        rows[done : done + len(batch.x)] = batch.x
+        done += len(batch.x)
+    return TensorSource(rows, None, batch_size=source.batch_size, like=below.weight)
+
+
+def _with_layer(callback: Callable[[Record], None] | None, layer: int) -> Callable[[Record], None] | None:
+    if callback is None:
+        return None
+    return lambda record: callback({"layer": float(layer), **record})

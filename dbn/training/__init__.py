@@ -1,0 +1,19 @@
+"""The one training loop of restricted Boltzmann machines, for all units and all estimators."""
+
+from dbn.training.loop import MOMENTUM, Recipe, check_fit, run, train
+from dbn.training.rows import open_rows, presented
+from dbn.training.step import Learner, Penalties
+from dbn.training.watching import EarlyStopping
+
+__all__ = [
+    "MOMENTUM",
+    "EarlyStopping",
+    "Learner",
+    "Penalties",
+    "Recipe",
+    "check_fit",
+    "open_rows",
+    "presented",
+    "run",
+    "train",
+]

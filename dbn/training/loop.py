@@ -1,0 +1,254 @@
+"""The loop: a recipe followed on rows that are open, with its history."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator
+from tqdm import tqdm
+
+from dbn.arguments import as_generator, finite_number, whole_number
+from dbn.batches import Source
+from dbn.estimators import CD, Estimator
+from dbn.history import History, Record
+from dbn.rbm import RBM, Offsets
+from dbn.schedules import Schedule, as_schedule, switch
+from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
+from dbn.training.step import Learner, Penalties
+from dbn.training.watching import Average, Best, EarlyStopping, Monitor
+
+#: Hinton's momentum: 0.5, and 0.9 from the sixth epoch.
+MOMENTUM = switch(0.5, 0.9, at=5)
+
+
+def train(
+    rbm: RBM,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    learning_rate: float | Schedule | None = None,
+    momentum: float | Schedule = MOMENTUM,
+    weight_decay: float = 2e-4,
+    estimator: Estimator | None = None,
+    validation: Any = None,
+    centring: float | None = None,
+    binarise: Literal["sample", "threshold"] | None = None,
+    average_from: float | None = None,
+    l1: float = 0.0,
+    max_norm: float | None = None,
+    sparsity_target: float | None = None,
+    sparsity_cost: float = 0.1,
+    clip: float | None = None,
+    stopping: EarlyStopping | None = None,
+    initialise_bias: bool = True,
+    monitor_rows: int = 1000,
+    record_every: int | None = None,
+    callback: Callable[[Record], None] | None = None,
+    progress: bool = True,
+    description: str = "training",
+    generator: Generator | None = None,
+    seed: int | None = None,
+) -> History:
+    """Train a machine by stochastic ascent of an estimate of the likelihood, with Hinton's recipe as the defaults.
+
+    Δθ ← momentum · Δθ + learning_rate · (∂(−F)/∂θ at the data − at the model − weight_decay · W), θ ← θ + Δθ, with the
+    decay on weights alone.
+
+    Source: G. Hinton (2010), A practical guide to training restricted Boltzmann machines; R. Salakhutdinov, G. Hinton
+    (2006), code for Reducing the dimensionality of data with neural networks.
+
+    Args:
+        rbm: the machine, trained in place on the device where it is.
+        data: rows (n, V) as a tensor, NumPy array or memmap, or a Dataset or DataLoader of them; labels that come
+            along are ignored.
+        epochs: passes over the data.
+        batch_size: rows an update; the last batch of an epoch may be shorter and has its own denominator.
+        learning_rate: a number, or a schedule of the epoch; by default what suits the units (0.1 for Bernoulli).
+        momentum: likewise.
+        weight_decay: L2 cost of the weights.
+        estimator: the negative phase, CD(1) by default.
+        validation: rows held back, as a tensor or an array, for the free-energy gap.
+        centring: centre the gradient (Montavon and Müller 2012) at the mean units at the data, followed at this rate,
+            such as 0.01; None for the plain gradient.
+        binarise: turn probabilities (grey pixels) into ones and zeros: "sample" draws them anew at every presentation,
+            "threshold" asks whether they exceed 0.5. Grey pixels taken for probabilities, as by default, train features
+            well, but no density of binary images.
+        average_from: leave in the machine the mean of the parameters at the ends of the epochs after so many.
+        l1: cost of the sum of |W|, whose slope is sign W.
+        max_norm: after every update, shrink the weights of each hidden unit to a Euclidean norm of at most this.
+        sparsity_target: mean activity q that hidden units are pulled to (Lee, Ekanadham and Ng 2008), such as 0.05:
+            their biases fall by learning_rate · sparsity_cost · (q̂ − q), with q̂ a moving mean, and their weights by
+            that times the batch's mean visible units (Hinton 2010, section 11).
+        sparsity_cost: how hard.
+        clip: shrink each gradient, all parameters together, to a Euclidean norm of at most this.
+        stopping: end before the last epoch, and leave the best weights; see `EarlyStopping`.
+        initialise_bias: set visible biases that are all zero to the field of the data's mean first.
+        monitor_rows: rows of the fixed training subset that the history is computed on.
+        record_every: also record every so many steps; an epoch always ends with a record.
+        callback: called with every record.
+        progress: show a bar.
+        description: what the bar calls this run.
+        generator: draws the order of the rows and all samples; it must be on the device of the machine. A DataLoader
+            has an order and a batch size of its own.
+        seed: likewise, as a number.
+
+    Returns:
+        The history. Each record has the epoch, the step, the reconstruction error (squared, summed over columns, mean
+        over rows), the mean hidden activity, the parameters' norms, and where the machine has an energy the free-energy
+        gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting.
+
+    Raises:
+        TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
+        DivergenceError: where parameters are no longer finite.
+
+    Example:
+        >>> rows = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+        >>> history = train(RBM(6, 4, seed=0), rows, epochs=2, progress=False, seed=0)
+        >>> history["epoch"]
+        [1.0, 2.0]
+
+    The reconstruction error does not rank machines as density models: contrastive divergence all but minimises it.
+    """
+    generator = as_generator(generator, seed, rbm.weight.device)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        estimator=estimator,
+        centring=centring,
+        binarise=binarise,
+        average_from=average_from,
+        l1=l1,
+        max_norm=max_norm,
+        sparsity_target=sparsity_target,
+        sparsity_cost=sparsity_cost,
+        clip=clip,
+        stopping=stopping,
+        initialise_bias=initialise_bias,
+        monitor_rows=monitor_rows,
+        record_every=record_every,
+    )
+    source = presented(rbm, open_rows(rbm, data, batch_size), binarise, generator)
+    held_back = None
+    if validation is not None:
+        held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, generator)
+    return run(rbm, source, recipe, held_back, callback, progress, description, generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Penalties):
+    """The settings of one training run, checked when they are put together; the arguments of `train` explain them."""
+
+    epochs: int
+    batch_size: int = 100
+    learning_rate: float | Schedule | None = None
+    momentum: float | Schedule = MOMENTUM
+    weight_decay: float = 2e-4
+    estimator: Estimator | None = None
+    centring: float | None = None
+    binarise: Literal["sample", "threshold"] | None = None
+    average_from: float | None = None
+    stopping: EarlyStopping | None = None
+    initialise_bias: bool = True
+    monitor_rows: int = 1000
+    record_every: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.epochs, "epochs", at_least=0)
+        whole_number(self.batch_size, "batch_size")
+        as_schedule(0.0 if self.learning_rate is None else self.learning_rate, "learning_rate")
+        as_schedule(self.momentum, "momentum")
+        finite_number(self.weight_decay, "weight_decay")
+        if self.centring is not None and finite_number(self.centring, "centring") > 1:
+            raise ValueError(f"centring is {self.centring}: give the rate of a moving average, at most 1")
+        if self.binarise not in (None, "sample", "threshold"):
+            raise ValueError(f'binarise is {self.binarise!r}: choose "sample" or "threshold"')
+        finite_number(0.0 if self.average_from is None else self.average_from, "average_from")
+        whole_number(self.monitor_rows, "monitor_rows")
+        whole_number(1 if self.record_every is None else self.record_every, "record_every")
+        if not isinstance(self.estimator, Estimator | None):
+            raise TypeError(f"estimator is {self.estimator!r}: give an estimator such as CD(1) or PCD(chains=100)")
+        if not isinstance(self.stopping, EarlyStopping | None):
+            raise TypeError(f"stopping is {self.stopping!r}: give an EarlyStopping")
+
+
+def run(
+    rbm: RBM,
+    source: Source,
+    recipe: Recipe,
+    validation: Source | None = None,
+    callback: Callable[[Record], None] | None = None,
+    progress: bool = True,
+    description: str = "training",
+    generator: Generator | None = None,
+) -> History:
+    """The loop behind `train`: a recipe followed on rows that are already open."""
+    rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
+    momentum = as_schedule(recipe.momentum, "momentum")
+    estimator = CD(1) if recipe.estimator is None else recipe.estimator
+    check_fit(rbm, recipe, validated=validation is not None)
+    monitor = Monitor(rbm, source, validation, recipe.monitor_rows)
+    if recipe.initialise_bias:
+        initialise_visible_bias(rbm, source)
+    estimator.prepare(rbm, generator)
+    learner = Learner(rbm, estimator, generator, _centre(rbm, source, recipe.centring), recipe)
+    average, best = Average(rbm), Best(rbm, recipe.stopping)
+    history, step, started = History(), 0, time.perf_counter()
+
+    def record(epochs_done: float, at_end: bool) -> bool:
+        entry = {"epoch": epochs_done, "step": float(step), "seconds": time.perf_counter() - started, **monitor()}
+        stop = at_end and best.judge(entry, average)
+        history.append(entry, description)
+        shown = {"error": "reconstruction_error", "gap": "free_energy_gap", "activity": "hidden_activity"}
+        bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
+        if callback is not None:
+            callback(entry)
+        return stop
+
+    total = None if source.steps is None else recipe.epochs * source.steps
+    with tqdm(total=total, desc=description, unit="step", disable=not progress, dynamic_ncols=True) as bar:
+        for epoch in range(recipe.epochs):
+            for place, (v, _) in enumerate(source.batches(generator, learner.place)):
+                now, done = (epoch + (at / source.steps if source.steps else 0.0) for at in (place, place + 1))
+                learner.step(v, rate(now), momentum(now), recipe.weight_decay)
+                step += 1
+                bar.update()
+                if recipe.record_every and step % recipe.record_every == 0 and done < epoch + 1:
+                    record(done, at_end=False)
+            if recipe.average_from is not None and epoch >= recipe.average_from:
+                average.add()
+            if record(epoch + 1.0, at_end=True):
+                break
+    average.put()
+    best.put()
+    return history
+
+
+def check_fit(rbm: RBM, recipe: Recipe, *, validated: bool) -> None:
+    """Raise a ValueError where a recipe asks for what this machine, or no rows of validation, cannot give."""
+    low, high = rbm.hidden.support
+    target = recipe.sparsity_target
+    if target is not None and not low < target < high:
+        raise ValueError(f"sparsity_target is {target}, but {rbm.hidden} have means in {low:g}..{high:g}")
+    gap = recipe.stopping is not None and recipe.stopping.largest_gap is not None
+    if gap and not (validated and rbm.has_energy):
+        raise ValueError("stopping has a largest_gap, which needs validation rows and units with an energy")
+
+
+@torch.no_grad()
+def _centre(rbm: RBM, source: Source, rate: float | None) -> tuple[Offsets, float] | None:
+    """Offsets that start at the mean of both layers at a subset of the data."""
+    if rate is None:
+        return None
+    rows = source.subset(ROWS_FOR_MEAN)
+    return Offsets(rows.mean(0), rbm.mean_hidden(rows).mean(0)), rate
+
+
+def _suited_rate(rbm: RBM) -> float:
+    return min(rbm.visible.suggested_learning_rate, rbm.hidden.suggested_learning_rate)

@@ -1,0 +1,125 @@
+"""One step of learning, with what it carries to the next."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from dbn.arguments import finite_number
+from dbn.estimators import Estimator
+from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
+
+_MEMORY = 0.1  # rate of the moving mean of the hidden units' activity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalties:
+    """What holds weights and activities back, besides decay; the arguments of `train` explain them."""
+
+    l1: float = 0.0
+    max_norm: float | None = None
+    sparsity_target: float | None = None
+    sparsity_cost: float = 0.1
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        finite_number(self.l1, "l1")
+        finite_number(self.sparsity_cost, "sparsity_cost")
+        for name in ("max_norm", "clip"):
+            value = getattr(self, name)
+            finite_number(1.0 if value is None else value, name, positive=True)
+        target = self.sparsity_target
+        if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
+            raise TypeError(f"sparsity_target is {target!r}: give the mean activity that hidden units should have")
+
+
+class Learner:
+    """One step of learning, and what it carries to the next: increments (the momentum), chains, moving means, buffers.
+
+    Args:
+        rbm: the machine.
+        estimator: the negative phase, prepared for this machine.
+        generator: draws all samples.
+        centre: moving means that the gradient is centred at, and their rate; None for the plain gradient.
+        penalties: what holds weights and activities back.
+    """
+
+    def __init__(
+        self,
+        rbm: RBM,
+        estimator: Estimator,
+        generator: Generator | None,
+        centre: tuple[Offsets, float] | None = None,
+        penalties: Penalties | None = None,
+    ) -> None:
+        self.rbm, self.estimator, self.generator = rbm, estimator, generator
+        self.centre, self.penalties = centre, penalties or Penalties()
+        self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
+        self.increments = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where it is to be clipped
+        if self.penalties.clip is not None:
+            self.gradient = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.activity: Tensor | None = None
+        self.contrast = lru_cache(maxsize=4)(self._contrast)
+
+    def place(self, rows: int) -> Tensor | None:
+        """Where a batch of so many rows is best put: (rows, V)."""
+        return self.contrast(rows).above.visible
+
+    @torch.no_grad()
+    def step(self, v: Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        """Learn from visible rows v (n, V), wherever they are."""
+        contrast = self.contrast(len(v))
+        positive = self.rbm.phase(v, room=contrast.above)
+        negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
+        pull = self._sparsity(positive)
+        self._add_gradient(positive, negative, contrast, learning_rate, momentum)
+        if pull is not None:
+            self._add_outer(*pull, -learning_rate * self.penalties.sparsity_cost)
+        if "weight" in self.increments:
+            self.increments["weight"].add_(self.rbm.weight, alpha=-learning_rate * weight_decay)
+            if self.penalties.l1:
+                self.increments["weight"].add_(self.rbm.weight.sign(), alpha=-learning_rate * self.penalties.l1)
+        for name, parameter in self.parameters.items():
+            parameter.add_(self.increments[name])
+        if self.penalties.max_norm is not None:
+            self.rbm.weight.renorm_(2, 1, self.penalties.max_norm)
+
+    def _add_gradient(
+        self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float
+    ) -> None:
+        offsets = None if self.centre is None else _followed(*self.centre, positive)
+        limit = self.penalties.clip
+        if limit is None:
+            add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum, offsets)
+            return
+        add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
+        norm = torch.stack([value.norm() for value in self.gradient.values()]).norm()
+        share = learning_rate * (limit / norm).clamp(max=1)
+        for name, increment in self.increments.items():
+            increment.mul_(momentum).add_(self.gradient[name] * share)
+
+    def _sparsity(self, positive: Phase) -> tuple[Tensor, Tensor] | None:
+        """Mean visible units of the batch, and by how much the hidden units' moving mean exceeds the target."""
+        if self.penalties.sparsity_target is None:
+            return None
+        mean = positive.hidden_mean.mean(0)
+        self.activity = mean if self.activity is None else self.activity.lerp_(mean, _MEMORY)
+        return positive.visible.mean(0), self.activity - self.penalties.sparsity_target
+
+    def _add_outer(self, v: Tensor, h: Tensor, scale: float) -> None:
+        if "weight" in self.increments:
+            self.increments["weight"].addr_(v, h, alpha=scale)
+        if "hidden_bias" in self.increments:
+            self.increments["hidden_bias"].add_(h, alpha=scale)
+
+    def _contrast(self, rows: int) -> Contrast:
+        return Contrast(self.rbm, rows, self.estimator.rows(rows))
+
+
+def _followed(offsets: Offsets, rate: float, positive: Phase) -> Offsets:
+    """The offsets, moved towards the means of a batch."""
+    offsets.visible.lerp_(positive.visible.mean(0), rate)
+    offsets.hidden.lerp_(positive.hidden_mean.mean(0), rate)
+    return offsets
