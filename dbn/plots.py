@@ -102,6 +102,8 @@ def curves(
     ylabel: str,
     highlight: str | None = None,
     log: bool = False,
+    at: Sequence[float] | None = None,
+    linear_within: float | None = None,
 ) -> "Figure":
     """Means over runs with bands of one standard deviation, a line a name and a panel a group.
 
@@ -111,6 +113,8 @@ def curves(
         ylabel: beside them.
         highlight: the line to draw in black.
         log: use a logarithmic vertical axis.
+        at: what the numbers of a run belong to, on a logarithmic axis, instead of epochs.
+        linear_within: use a vertical axis that is linear within ± this and logarithmic on both sides, for errors.
 
     Example:
         >>> figure = curves({"500 labels": {"DBN": [[0.3, 0.2], [0.4, 0.2]]}}, xlabel="epoch", ylabel="error")
@@ -122,16 +126,22 @@ def curves(
         for number, (name, runs) in enumerate(lines.items()):
             values = torch.tensor(runs)
             mean, spread = values.mean(0), values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
-            epochs = torch.arange(1, values.shape[1] + 1)
+            epochs = torch.arange(1, values.shape[1] + 1) if at is None else torch.tensor(at)
             style = _style(number, name == highlight)
             place.plot(epochs, mean, label=name, **style)
             low = (mean - spread).clamp(min=float(mean.min()) / 2) if log else mean - spread
             place.fill_between(epochs, low, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
         if log:
             _log_axis(place)
+        if linear_within is not None:
+            place.set_yscale("symlog", linthresh=linear_within)
+            place.axhline(0, color="0.4", linewidth=0.8)
+        if at is None:
+            place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        else:
+            place.set_xscale("log")
         place.set_title(title, fontsize=10)
         place.set_xlabel(xlabel)
-        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.grid(alpha=0.25)
     axes[0].set_ylabel(ylabel)
     axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)

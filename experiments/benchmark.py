@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune,
 from dbn.arguments import choose_device
 from experiments.command_line import option, parse
 from experiments.growth import draw, growth
-from experiments.peers import PEERS, Images, original_finetuning
+from experiments.peers import PEERS, Images, original_finetuning, rbms_annealing
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import perceptron
 from experiments.tables import aligned
@@ -46,6 +47,7 @@ class Config:
     widths: tuple[int, ...] = option((64, 128, 256, 512, 1024, 2048, 4096), "hidden units, likewise")
     gibbs_steps: tuple[int, ...] = option((1, 2, 5, 10, 25), "k of CD-k, likewise")
     layers: tuple[int, ...] = option((1, 2, 3), "layers, likewise")
+    temperatures: tuple[int, int] = option((100, 1000), "temperatures of AIS over its products, and over others'")
     out: str = option("runs/benchmark", "folder for the result")
 
 
@@ -61,6 +63,7 @@ PRESETS = {
         widths=(8, 16),
         gibbs_steps=(1, 2),
         layers=(1,),
+        temperatures=(5, 10),
         out="runs/benchmark-tiny",
     ),
 }
@@ -169,22 +172,32 @@ def peers(config: Config, device: torch.device) -> list[Row]:
     return rows
 
 
-def annealing(config: Config, device: torch.device) -> list[Row]:
-    """AIS over two products a temperature, 1000 chains, 784×500."""
-    hidden, temperatures = config.hidden[-1], 100
+def annealing(config: Config, device: torch.device) -> Iterable[Row]:
+    """AIS with 1000 chains, 784×500, over two products a temperature, and another implementation's over ours."""
+    hidden, temperatures = config.hidden[-1], config.temperatures
     rbm = _trained(_rows(config, device), hidden)()
     w = rbm.weight.detach()
     v, h = torch.rand(1000, 784, device=device), torch.empty(1000, hidden, device=device)
 
     def floor() -> None:
-        for _ in range(temperatures):
+        for _ in range(temperatures[0]):
             torch.mm(v, w, out=h)
             torch.mm(h, w.t(), out=v)
 
-    def work() -> None:
-        ais(rbm, chains=1000, temperatures=temperatures, progress=False, seed=0)
+    def work(temperatures: int = temperatures[0]) -> float:
+        return float(ais(rbm, chains=1000, temperatures=temperatures, progress=False, seed=0))
 
-    return [paired(f"AIS, 1000 chains, 784→{hidden}", "AIS / its products", work, floor, config.rounds, device)]
+    what = f"AIS, 1000 chains, 784→{hidden}"
+    yield paired(what, "AIS / its products", work, floor, config.rounds, device)
+    what = f"rbms, AIS of 1000 chains and {temperatures[1]} temperatures, 784→{hidden}"
+    try:
+        theirs = rbms_annealing(rbm, chains=1000, temperatures=temperatures[1])
+    except ImportError as error:
+        yield {"what": what, "of": "skipped", "reason": str(error)}
+        return
+    ours = partial(work, temperatures[1])
+    row = paired(what, "AIS of theirs / ours", theirs, ours, max(1, config.rounds // 3), device)
+    yield row | {"log_z": [theirs(), ours()]}
 
 
 def finetuning(config: Config, device: torch.device) -> list[Row]:
@@ -318,7 +331,7 @@ def _shown(row: Row) -> str:
     if "ratio" not in row:
         return f"skipped: {row['reason']}"
     spread = " ({:.2f} to {:.2f})".format(*row["quartiles"]) if "quartiles" in row else ""
-    more = {name: row[name] for name in ("likelihood", "test_error", "rows_per_second") if name in row}
+    more = {name: row[name] for name in ("likelihood", "log_z", "test_error", "rows_per_second") if name in row}
     notes = "".join(f", {name.replace('_', ' ')} {_rounded(value)}" for name, value in more.items())
     return f"{row['ratio']:.2f}{spread}{notes}"
 

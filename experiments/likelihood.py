@@ -1,10 +1,11 @@
 """How good are machines as probability models, by how they were trained?
 
-Every estimator trains the same number of updates on binary pixels drawn anew at every presentation; the likelihood is
-of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of forward and reverse AIS above. The
-same command goes on after the last finished stage.
+Every estimator trains the same number of updates, or for the same time, on binary pixels drawn anew at every
+presentation; the likelihood is of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of
+forward and reverse AIS above. The same command goes on after the last finished stage.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dbn import (
     PCD,
     RBM,
     Estimator,
+    FastPCD,
     ParallelTempering,
     bracket,
     checkpoint,
@@ -33,6 +35,7 @@ from dbn.schedules import linear
 from experiments.command_line import option, parse
 from experiments.records import as_dict, environment, launch, mean_sd, read_json, write_json
 from experiments.tables import aligned
+from experiments.timing import Work, learning, seconds
 
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25
@@ -46,7 +49,10 @@ class Config:
     data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
     root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: int = option(20, "hidden units")
-    estimators: tuple[str, ...] = option(("CD", "PCD"), "how the negative phase is drawn")
+    estimators: tuple[str, ...] = option(
+        ("CD", "PCD"), "how the negative phase is drawn: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
+    )
+    equal: str = option("updates", "what all estimators have alike: updates, or the time of the first one's")
     epochs: tuple[int, ...] = option((60,), "passes over the training rows, a number for each stage")
     gibbs_steps: tuple[int, ...] = option((1,), "k of each stage")
     rates: tuple[float, ...] = option((0.05, 0.001), "learning rates between which each stage falls in a line")
@@ -55,7 +61,7 @@ class Config:
     batch_size: int = option(100, "rows an update")
     chains: int = option(100, "persistent chains")
     replicas: int = option(10, "temperatures of tempering")
-    centring: float = option(0.01, "rate of the offsets' moving mean; 0 for the plain gradient")
+    centring: float = option(0.01, "rate of the offsets' moving mean")
     average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
@@ -66,6 +72,11 @@ class Config:
 
 PRESETS = {
     "small": Config(),
+    "table": Config(
+        estimators=("CD", "CD-uncentred", "CD-25", "PCD", "PCD-uncentred", "FastPCD", "tempering"),
+        epochs=(20,),
+        out="runs/likelihood-table",
+    ),
     "rbm500": Config(
         hidden=500,
         estimators=("PCD",),
@@ -90,20 +101,23 @@ PRESETS = {
 
 ESTIMATORS: dict[str, Callable[[Config, int], Estimator]] = {
     "CD": lambda config, steps: CD(steps, sample_visible=True),
+    "CD-25": lambda config, steps: CD(25 * steps, sample_visible=True),
     "PCD": lambda config, steps: PCD(config.chains, steps),
+    "FastPCD": lambda config, steps: FastPCD(config.chains, steps, rate=config.rates[0]),
     "tempering": lambda config, steps: ParallelTempering(config.chains, config.replicas, steps),
 }
+_PLAIN = "-uncentred"
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Train and measure every machine, print the table, and write `results.json`."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
-    stages = _stages(config)
     for name in config.estimators:
-        if name not in ESTIMATORS:
+        if name.removesuffix(_PLAIN) not in ESTIMATORS:
             raise ValueError(f"--estimators {name}: known are {' '.join(ESTIMATORS)}")
-    out, device = Path(config.out), choose_device(config.device)
+    stages, out, device = _stages(config), Path(config.out), choose_device(config.device)
     split = datasets.load(config.data, root=config.root, seed=0)
+    shares = _shares(config, split.train.x.to(device), out / "shares.json")
     generator = torch.Generator().manual_seed(0)
     parts = {"test": split.test.x, "train": split.train.x[: len(split.test.x)], "validation": split.validation.x}
     binary = {name: torch.bernoulli(x, generator=generator).to(device) for name, x in parts.items()}
@@ -112,9 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for seed in range(config.seeds):
             path = out / "arms" / f"{name}-{seed}.json"
             if not path.exists():
-                rbm, seconds = trained(config, stages, name, seed, split.train.x, out, device)
+                own = [(max(1, round(shares[name] * epochs)), *more) for epochs, *more in stages]
+                rbm, took = trained(config, own, name, seed, split.train.x, out, device)
                 measured = measure(rbm, binary, config)
-                write_json(path, {"estimator": name, "seed": seed, "seconds": seconds, **measured})
+                epochs = sum(stage[0] for stage in own)
+                write_json(path, {"estimator": name, "seed": seed, "seconds": took, "epochs": epochs, **measured})
             arms.append(read_json(path))
             print(f"{name}, seed {seed}: validation {arms[-1]['validation']:.2f} nats", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
@@ -133,6 +149,27 @@ def _stages(config: Config) -> list[Stage]:
     return [(*two, *rates) for two, rates in zip(zip(config.epochs, config.gibbs_steps), pairwise(config.rates))]  # noqa: B905
 
 
+def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
+    """What share of the first estimator's epochs each of them has: all of it, or what fits into the same time."""
+    if config.equal not in ("updates", "time"):
+        raise ValueError(f"--equal {config.equal}: choose updates or time")
+    if config.equal == "updates":
+        return dict.fromkeys(config.estimators, 1.0)
+    if not path.exists():
+        works = {name: _steps(config, name, x[:5000]) for name in config.estimators}
+        rounds = [{name: seconds(work, x.device) for name, work in works.items()} for _ in range(6)][1:]
+        times = {name: statistics.median(found[name] for found in rounds) for name in works}
+        write_json(path, {name: times[config.estimators[0]] / time for name, time in times.items()})
+    return read_json(path)
+
+
+def _steps(config: Config, name: str, x: Tensor) -> Work:
+    """Steps of one estimator, to be timed."""
+    rbm = RBM(x.shape[1], config.hidden, seed=0).to(x.device)
+    estimator = ESTIMATORS[name.removesuffix(_PLAIN)](config, config.gibbs_steps[0])
+    return learning(x, rbm, estimator, batch=config.batch_size)
+
+
 def trained(
     config: Config, stages: list[Stage], name: str, seed: int, x: Tensor, out: Path, device: torch.device
 ) -> tuple[RBM, float]:
@@ -145,7 +182,7 @@ def trained(
         carried, done = saved["carried"], saved["done"]
     started = time.perf_counter()
     for place, (epochs, steps, first, last) in list(enumerate(stages))[done:]:
-        estimator = ESTIMATORS[name](config, steps)
+        estimator = ESTIMATORS[name.removesuffix(_PLAIN)](config, steps)
         generator = torch.Generator(device).manual_seed(1000 * seed + place)
         estimator.prepare(rbm, generator)
         if carried:
@@ -159,7 +196,7 @@ def trained(
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             estimator=estimator,
-            centring=config.centring or None,
+            centring=None if name.endswith(_PLAIN) else config.centring,
             binarise="sample",
             average_from=epochs * (1 - config.average) if place == len(stages) - 1 and config.average else None,
             description=f"{name} {steps}, seed {seed}, stage {place + 1}/{len(stages)}",
@@ -192,15 +229,15 @@ def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, An
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
     """One row an estimator: mean and standard deviation over seeds."""
-    rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "seconds"]]
+    rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "epochs", "seconds"]]
     for name in dict.fromkeys(arm["estimator"] for arm in arms):
         found = [arm for arm in arms if arm["estimator"] == name]
         cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in _PARTS]
         reverse = [arm["test_by_reverse"] for arm in found if "test_by_reverse" in arm]
         backwards = "{:.2f} ± {:.2f}".format(*mean_sd(reverse)) if reverse else ""
         trust = "" if all(arm.get("trusted", True) for arm in found) else ", not to be trusted"
-        seconds = f"{mean_sd([arm['seconds'] for arm in found])[0]:.0f}"
-        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, seconds])
+        effort = [f"{mean_sd([arm[key] for arm in found])[0]:.0f}" for key in ("epochs", "seconds")]
+        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, *effort])
     return aligned(rows)
 
 

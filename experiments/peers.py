@@ -100,6 +100,14 @@ def rbms(x: Tensor, hidden: int) -> Fit:
     return fit
 
 
+def rbms_annealing(rbm: RBM, *, chains: int, temperatures: int) -> Callable[[], float]:
+    """rbms' own estimate of log Z of our machine, from its base, biases without weights."""
+    kind = importlib.import_module("rbms.bernoulli_bernoulli.classes").BBRBM
+    estimate = importlib.import_module("rbms.partition_function.ais").compute_partition_function_ais
+    model = kind(*(value.detach().clone() for value in (rbm.weight, rbm.visible_bias, rbm.hidden_bias)))
+    return torch.no_grad()(lambda: float(estimate(num_chains=chains, num_beta=temperatures, params=model)))
+
+
 def learnergy(x: Tensor, hidden: int) -> Fit:
     """learnergy's RBM, CD-1 by autograd."""
     kind = importlib.import_module("learnergy.models.bernoulli").RBM

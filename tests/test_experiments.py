@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import benchmark, compare, finetune, likelihood, pretrain
+from experiments import annealing, benchmark, bound, compare, finetune, likelihood, pretrain
 from experiments.command_line import parse
 from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
@@ -187,12 +187,19 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
 
     tutorial = "tutorial loop, tensors"
     monkeypatch.setattr(benchmark, "PEERS", {tutorial: benchmark.PEERS[tutorial], "peer": missing})
+    monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
     content = benchmark.main(["tiny", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(content))
     measured = [row for row in content["rows"] if "ratio" in row]
     assert all(row["ratio"] > 0 for row in measured)
     assert {row["of"] for row in content["rows"] if "reason" in row} == {"skipped"}
-    kinds = ("step / its products", "pretrain / its steps", "growth / its products", "AIS / its products")
+    kinds = (
+        "step / its products",
+        "pretrain / its steps",
+        "growth / its products",
+        "AIS / its products",
+        "AIS of theirs / ours",
+    )
     assert {*kinds, "epoch of theirs / ours", "peak / data and parameters"} <= {row["of"] for row in measured}
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
@@ -225,7 +232,43 @@ def test_wide_machines_are_measured_by_a_bracket(tmp_path):
     assert isinstance(arm["trusted"], bool)
 
 
-@pytest.mark.parametrize("module", [benchmark, pretrain, finetune, compare, likelihood])
+def test_estimators_are_compared_at_equal_time_too(tmp_path):
+    names = ["PCD", "CD-25", "FastPCD", "tempering", "CD-uncentred"]
+    options = ["--equal", "time", "--seeds", "1", "--epochs", "4", "--gibbs-steps", "1", "--rates", "0.05", "0.01"]
+    arms = likelihood.main(["tiny", "--estimators", *names, *options, "--replicas", "3", "--out", str(tmp_path)])[
+        "arms"
+    ]
+    epochs = {arm["estimator"]: arm["epochs"] for arm in arms}
+    assert epochs["PCD"] == 4
+    assert epochs["CD-25"] < 4
+    with pytest.raises(ValueError, match="--equal luck"):
+        likelihood.main(["tiny", "--equal", "luck", "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="--estimators SGD"):
+        likelihood.main(["tiny", "--estimators", "SGD", "--out", str(tmp_path)])
+
+
+def test_annealing_is_held_against_enumeration_and_drawn(tmp_path):
+    content = annealing.main(["tiny", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(content))
+    assert [machine["machine"] for machine in content["machines"]] == ["CD-1", "PCD-1"]
+    assert {row["base"] for row in content["machines"][0]["estimates"]} == {
+        *("data mean", "own visible bias", "zeros", "backwards from the data")
+    }
+    near = [row for machine in content["machines"] for row in machine["estimates"] if row["base"] != "zeros"]
+    assert all(abs(error) < 0.5 for row in near for error in row["errors"])
+    assert is_png(tmp_path / "ais.png")
+
+
+def test_a_second_machine_starts_from_the_bound_that_is_the_first_ones_likelihood(tmp_path):
+    rows = bound.main(["tiny", "--temperatures", "300", "--samples", "20", "--out", str(tmp_path)])["rows"]
+    alone, before, *_ = rows
+    assert [(row["second machine"], row["epochs"]) for row in rows] == [
+        ("none", 0), ("transposed", 0), ("transposed", 1), ("random", 1)
+    ]  # fmt: skip
+    assert before["forward"] == pytest.approx(alone["forward"], abs=0.5)
+
+
+@pytest.mark.parametrize("module", [annealing, benchmark, bound, pretrain, finetune, compare, likelihood])
 def test_help_names_presets_and_defaults(module, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])

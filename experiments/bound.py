@@ -1,0 +1,157 @@
+"""Does a second machine make the model of the first a better one?
+
+On one trained machine a second one is stacked, once as the first upside down (the transposed start, where the stack is
+the first machine and its variational bound is tight) and once from small random weights and wider. Both learn by PCD on
+samples of the first hidden layer. The bound needs log Z of the top machine, and is printed beside the likelihood of the
+first machine alone; log Z is bracketed by AIS. Numbers are nats a test row, of pixels drawn once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dbn import DBN, PCD, RBM, bracket, checkpoint, datasets, log_likelihood, lower_bound, train
+from dbn.arguments import choose_device
+from dbn.schedules import linear
+from experiments.command_line import option, parse
+from experiments.records import as_dict, environment, launch, write_json
+from experiments.tables import aligned
+
+
+@dataclass(frozen=True)
+class Config:
+    """The first machine, the second, and how both are measured."""
+
+    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
+    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
+    machine: str | None = option(
+        None, "a machine of experiments.likelihood, such as machines/PCD-0.pt; else one is trained"
+    )
+    hidden: int = option(500, "hidden units of the first machine, where it is trained here")
+    wide: int = option(2000, "hidden units of the second machine that starts from random weights")
+    epochs: tuple[int, int] = option((50, 20), "passes over the training rows for the first machine and the second")
+    gibbs_steps: int = option(5, "k of both")
+    rates: tuple[float, float] = option((0.02, 0.0005), "learning rates between which both fall in a line")
+    chains: int = option(100, "persistent chains")
+    ais_chains: int = option(100, "chains of each annealing run")
+    temperatures: int = option(10_000, "temperatures of each annealing run")
+    samples: int = option(20, "samples of the hidden units a row, for the bound")
+    rows: int = option(10_000, "test rows")
+    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    out: str = option("runs/bound", "folder for the result")
+
+
+PRESETS = {
+    "mnist": Config(),
+    "tiny": Config(
+        data="mnist-sample",
+        hidden=8,
+        wide=12,
+        epochs=(1, 1),
+        gibbs_steps=1,
+        ais_chains=20,
+        temperatures=50,
+        samples=2,
+        rows=100,
+        device="cpu",
+        out="runs/bound-tiny",
+    ),
+}
+
+Start = Literal["own", "transposed"]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train, measure, print the table, and write `results.json`."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    device = choose_device(config.device)
+    split = datasets.load(config.data, root=config.root, seed=0)
+    x = split.train.x.to(device)
+    test = torch.bernoulli(split.test.x, generator=torch.Generator().manual_seed(0))[: config.rows].to(device)
+    bottom = _bottom(config, x)
+    rows = [_alone(bottom, x, test, config)]
+    starts: list[tuple[str, int, Start]] = [
+        ("transposed", bottom.visible.size, "transposed"),
+        ("random", config.wide, "own"),
+    ]
+    for name, width, start in starts:
+        stack = DBN([bottom.visible, bottom.hidden, width], seed=0).to(device)
+        stack.layers[0].load_state_dict(bottom.state_dict())
+        for epochs in (0, config.epochs[1]) if start == "transposed" else (config.epochs[1],):
+            _learn(stack, x, epochs, start, config)
+            rows.append({"second machine": name, "epochs": epochs, **_bound(stack, x, test, config)})
+            print(rows[-1], flush=True)
+    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    write_json(Path(config.out) / "results.json", content)
+    print(f"\n{_table(rows)}\n\nwrote {config.out}/results.json")
+    return content
+
+
+def _bottom(config: Config, x: Tensor) -> RBM:
+    rbm = RBM(x.shape[1], config.hidden, seed=0)
+    if config.machine is not None:
+        state = checkpoint.load(config.machine, kind="stages")["rbm"]
+        rbm = RBM(*state["weight"].shape)
+        rbm.load_state_dict(state)
+        return rbm.to(x.device)
+    train(
+        rbm.to(x.device), x, epochs=config.epochs[0], description="first machine", **_settings(config, config.epochs[0])
+    )
+    return rbm
+
+
+def _learn(stack: DBN, x: Tensor, epochs: int, start: Start, config: Config) -> None:
+    stack.pretrain(x, epochs=[0, epochs], start=start, upward="samples", **_settings(config, epochs))
+
+
+def _settings(config: Config, epochs: int) -> dict[str, Any]:
+    return {
+        "learning_rate": linear(*config.rates, max(epochs, 1)),
+        "momentum": 0.5,
+        "weight_decay": 0.0,
+        "estimator": PCD(config.chains, config.gibbs_steps),
+        "centring": 0.01,
+        "binarise": "sample",
+        "average_from": epochs * 0.67,
+        "seed": 0,
+    }
+
+
+def _alone(rbm: RBM, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
+    """The likelihood of the first machine."""
+    found = bracket(rbm, torch.bernoulli(x[: len(test)]), **_annealing(config))
+    both = {name: float(log_likelihood(rbm, test, log_z).mean()) for name, log_z in _sides(found).items()}
+    return {"second machine": "none", "epochs": 0, **both, "doubts": list(found.doubts)}
+
+
+def _bound(stack: DBN, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
+    """The variational bound of the stack."""
+    below, top = stack.layers
+    found = bracket(top, below.sample_hidden(torch.bernoulli(x[: len(test)]), seed=0), **_annealing(config))
+    bound = float(lower_bound(stack, test, 0.0, samples=config.samples, seed=0).mean())
+    return {**{name: bound - float(log_z) for name, log_z in _sides(found).items()}, "doubts": list(found.doubts)}
+
+
+def _annealing(config: Config) -> dict[str, Any]:
+    return {"chains": config.ais_chains, "temperatures": config.temperatures, "seed": 0}
+
+
+def _sides(found: Any) -> dict[str, Any]:
+    return {"forward": found, "reverse": found.reverse}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    head = ["second machine", "its epochs", "likelihood or bound", "by reverse AIS", "doubts"]
+    cells = [
+        [r["second machine"], str(r["epochs"]), f"{r['forward']:.2f}", f"{r['reverse']:.2f}", "; ".join(r["doubts"])]
+        for r in rows
+    ]
+    return aligned([head, *cells])
+
+
+if __name__ == "__main__":
+    launch(main)
