@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from dbn.arguments import as_tensor, check_finite, flattened
 
@@ -100,17 +100,41 @@ class Reader(NamedTuple):
 
     def batch(self, x: Any, y: Any = None) -> Batch:
         """Checked rows and their labels on the device of the model."""
-        rows = _checked(_shaped(as_tensor(x, self.name), self.flatten, self.name), self.check, self.name)
+        rows = self.checked(as_tensor(x, self.name))
         labels = None if y is None else as_tensor(y, "labels").to(self.like.device)
         if labels is not None and not labels.is_floating_point():
             labels = labels.long()
         return Batch(rows.to(device=self.like.device, dtype=self.like.dtype), labels)
 
+    def checked(self, x: Tensor) -> Tensor:
+        """Rows in the shape that the model takes; a ValueError where it cannot take them."""
+        rows = flattened(x, self.name)
+        rows = rows if self.flatten else x
+        check_finite(rows, self.name, self.like.dtype)
+        self.check(rows, self.name)
+        return rows
+
+    def stacked(self, items: list[Any]) -> Any:
+        """Items of a data set as a batch; a TypeError where they are no rows, or (row, label), of one shape."""
+        try:
+            return default_collate([self._owned(item) for item in items])
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise TypeError(
+                f"{self.name} yields items that cannot be stacked ({error}): yield rows of one shape, or (row, label), "
+                "as tensors or NumPy arrays"
+            ) from error
+
+    def _owned(self, item: Any) -> Any:
+        """The item with its arrays as tensors, read-only and big-endian ones too."""
+        if isinstance(item, list | tuple):
+            return [self._owned(part) for part in item]
+        return as_tensor(item, self.name) if isinstance(item, np.ndarray) else item
+
     def batches(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         """The batches of one pass: each is `x`, or `(x, y, …)` of which the first two are taken."""
         empty = True
         for item in loader:
-            yield self.batch(*item[:2]) if isinstance(item, list | tuple) else self.batch(item)
+            yield self.batch(*item[:2]) if isinstance(item, list | tuple) and item else self.batch(item)
             empty = False
         if empty:
             raise ValueError(f"{self.name} yields no batches: give a loader that can be passed over again each epoch")
@@ -169,7 +193,10 @@ class DatasetSource(Source):
 
     def _read(self, dataset: Dataset[Any], generator: Generator, **order: Any) -> Iterator[Batch]:
         # A loader without a generator of its own draws from the global one, even to read in order.
-        return self.reader.batches(DataLoader(dataset, self.batch_size, generator=generator, **order))
+        loader: DataLoader[Any] = DataLoader(
+            dataset, self.batch_size, generator=generator, collate_fn=self.reader.stacked, **order
+        )
+        return self.reader.batches(loader)
 
 
 class LoaderSource(Source):
@@ -261,13 +288,13 @@ def open_source(
     reader = Reader(like, check or (lambda x, name: None), name, flatten)
     if isinstance(data, Source):
         return data
-    if isinstance(data, np.memmap):
+    if isinstance(data, np.memmap) and data.ndim:
         _refuse_empty(data.size, name)
         return MemmapSource(data, _labels(labels, len(data), name), batch_size=batch_size, reader=reader)
     if isinstance(data, Tensor | np.ndarray):
         x = as_tensor(data, name).detach()
         _refuse_empty(x.numel(), name)
-        x = _checked(_shaped(x, flatten, name), reader.check, name)
+        x = reader.checked(x)
         return TensorSource(x, _labels(labels, len(x), name), batch_size=batch_size, like=like)
     if not isinstance(data, DataLoader | Dataset):
         raise TypeError(
@@ -298,17 +325,6 @@ def _first(batches: Iterator[Batch], count: int) -> Tensor:
         if sum(map(len, parts)) >= count:
             break
     return torch.cat(parts)
-
-
-def _shaped(x: Tensor, flatten: bool, name: str) -> Tensor:
-    rows = flattened(x, name)
-    return rows if flatten else x
-
-
-def _checked(rows: Tensor, check: Check, name: str) -> Tensor:
-    check_finite(rows, name)
-    check(rows, name)
-    return rows
 
 
 def _evenly(rows: int, count: int) -> Tensor:

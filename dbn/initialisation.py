@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import as_generator, finite_number
+from dbn.arguments import as_generator, check_instance, choice, finite_number
 from dbn.scaling import forget_scale
 
 Draw = Callable[[Tensor, Generator | None, float | None], object]
@@ -83,6 +83,7 @@ def initialise(
         The same network.
 
     Raises:
+        TypeError: where `model` is no network.
         ValueError: for an unknown scheme, a scale that is negative or not finite, or a network without such layers.
 
     Example:
@@ -91,18 +92,20 @@ def initialise(
 
     Zero and constant weights give every unit of a layer the same gradient for ever: they are here to show it.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme is {scheme!r}: choose one of {', '.join(SCHEMES)}")
+    check_instance(model, nn.Module, "model", "a network, such as an nn.Sequential")
+    choice(scheme, SCHEMES, "scheme")
     scale = None if scale is None else finite_number(scale, "scale")
     layers = list(_layers(model))
     if not layers:
         raise ValueError("model has no linear or convolutional layer: there is nothing to initialise")
+    if any(nn.parameter.is_lazy(weight) or weight.is_meta for weight, _ in layers):
+        raise ValueError("model has layers without numbers, lazy or on the meta device: run a batch through it first")
     generator = as_generator(generator, seed, layers[0][0].device)
     forget_scale(model)
     for weight, bias in layers:
         if scheme == "permuted":
             weight.copy_(_permuted(weight, generator))
-        else:
+        elif weight.numel():
             _SCHEMES[scheme](weight, generator, scale)
         if bias is not None:
             bias.copy_(_permuted(bias, generator) if scheme == "permuted" else torch.zeros_like(bias))

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import as_generator, as_rows, check_finite, finite_number, whole_number
+from dbn.arguments import as_generator, as_rows, check_finite, choice, finite_number, whole_number
 from dbn.rbm import RBM
 from dbn.scaling import Scale, remember_scale
 
@@ -61,8 +61,7 @@ def classifier(
         )
     """
     whole_number(outputs, "outputs")
-    if transfer not in _TRANSFERS:
-        raise ValueError(f"transfer is {transfer!r}: choose one of {', '.join(_TRANSFERS)}")
+    choice(transfer, _TRANSFERS, "transfer")
     if transfer == "relu_rescaled" and data is None:
         raise ValueError('data is missing: transfer="relu_rescaled" needs rows to measure the fields on')
     top, like = layers[-1], layers[0].weight
@@ -108,6 +107,8 @@ def autoencoder(layers: Sequence[RBM]) -> nn.Sequential:
 
 def _fitting(data: Any, bottom: RBM) -> Tensor:
     rows = as_rows(data, bottom.visible.size, like=bottom.weight, name="data")
+    if not len(rows):
+        raise ValueError("data is empty: give at least one row")
     check_finite(rows, "data")
     bottom.visible.constrain_data(rows, "data")
     return rows

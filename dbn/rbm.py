@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from dbn import checkpoint
 from dbn.arguments import as_generator, as_rows, finite_number, whole_number
+from dbn.history import DivergenceError
 from dbn.units import Unit, as_unit, from_config
 
 
@@ -40,6 +41,9 @@ class RBM(nn.Module):
 
     −E(v, h) = log_base(v) + log_base(h) + b·v + c·h + vᵀWh, so that each layer given the other is its exponential
     family at a field: η_h = c + Wᵀv, η_v = b + Wh.
+
+    A machine's own functions check shapes and leave values alone, for speed: rows that are not finite, or so large that
+    products of two numbers are not, give answers that are not. What learns from data, or judges them, refuses them.
 
     Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence; M. Welling,
     M. Rosen-Zvi, G. Hinton (2005), Exponential family harmoniums.
@@ -98,13 +102,15 @@ class RBM(nn.Module):
 
         Raises:
             TypeError: where a layer's units have no energy.
-            ValueError: where a width is not the layer's.
+            ValueError: where a width is not the layer's, or the rows of v and h cannot be paired.
 
         Example:
             >>> RBM(2, 1, weight_scale=0).energy(torch.ones(1, 2), torch.ones(1, 1)).tolist()
             [-0.0]
         """
         v, h = self._visible_rows(v), self._hidden_rows(h)
+        if len(v) != len(h) and 1 not in (len(v), len(h)):
+            raise ValueError(f"h has {len(h)} rows, but v has {len(v)}: give as many of both, or one row of either")
         bases = self.visible.log_base(v) + self.hidden.log_base(h)
         return -(bases + v @ self.visible_bias + (self.hidden_field(v) * h).sum(-1))
 
@@ -174,6 +180,7 @@ class RBM(nn.Module):
 
         Raises:
             ValueError: where the width is not V or `steps` is negative.
+            DivergenceError: where finite rows end in others: real units with large weights have no distribution.
 
         Example:
             >>> RBM(4, 3, seed=0).gibbs(torch.zeros(2, 4), steps=10, seed=1).shape
@@ -182,9 +189,15 @@ class RBM(nn.Module):
         Not a set of independent samples of the model until the chains have mixed, which machines with several
         separate modes do arbitrarily slowly.
         """
-        generator = self._generator(generator, seed)
-        for _ in range(whole_number(steps, "steps", at_least=0)):
+        steps, generator = whole_number(steps, "steps", at_least=0), self._generator(generator, seed)
+        start = v = self._visible_rows(v)
+        for _ in range(steps):
             v = self.sample_visible(self.sample_hidden(v, generator=generator), generator=generator)
+        if not bool(v.isfinite().all()) and bool(start.isfinite().all()):
+            raise DivergenceError(
+                f"v left the finite numbers within {steps} Gibbs steps: {self.visible} and {self.hidden} have no "
+                "distribution with weights this large; train with a lower learning rate, or bound one side"
+            )
         return v
 
     def reconstruct(self, v: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def constant(value: float) -> Schedule:
         >>> constant(0.1)(7.0)
         0.1
     """
+    value = finite_number(value, "value")
     return lambda epoch: value
 
 
@@ -47,6 +48,7 @@ def switch(before: float, after: float, at: float) -> Schedule:
         >>> momentum(4.99), momentum(5.0)
         (0.5, 0.9)
     """
+    before, after, at = finite_number(before, "before"), finite_number(after, "after"), finite_number(at, "at")
     return lambda epoch: after if epoch >= at else before
 
 
@@ -57,6 +59,7 @@ def linear(start: float, end: float, epochs: float) -> Schedule:
         >>> linear(1.0, 0.0, epochs=10)(2.5)
         0.75
     """
+    start, end, epochs = _way(start, end, epochs)
     return lambda epoch: start + (end - start) * min(epoch / epochs, 1.0)
 
 
@@ -69,4 +72,10 @@ def cosine(start: float, end: float, epochs: float) -> Schedule:
         >>> cosine(1.0, 0.0, epochs=10)(5)
         0.5
     """
+    start, end, epochs = _way(start, end, epochs)
     return lambda epoch: end + (start - end) * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+
+
+def _way(start: float, end: float, epochs: float) -> tuple[float, float, float]:
+    """The arguments of a decay as floats, or an error that names the one that is none."""
+    return finite_number(start, "start"), finite_number(end, "end"), finite_number(epochs, "epochs", positive=True)

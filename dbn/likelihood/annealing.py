@@ -2,13 +2,15 @@
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from dbn.arguments import as_generator, as_rows, whole_number
+from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
 from dbn.rbm import RBM
 
 _BUFFERS = 4  # of each layer's width, that a chain takes
@@ -38,8 +40,8 @@ def ais(
     rbm: RBM,
     *,
     chains: int = 100,
-    temperatures: int | Tensor = 10_000,
-    base: str | Tensor = "visible_bias",
+    temperatures: int | Tensor | NDArray[Any] = 10_000,
+    base: str | Tensor | NDArray[Any] = "visible_bias",
     memory: int = 2**30,
     progress: bool = True,
     generator: Generator | None = None,
@@ -67,7 +69,7 @@ def ais(
         seed: likewise, as a number.
 
     Raises:
-        TypeError: where units have no energy.
+        TypeError: where `rbm` is no machine, or units have no energy.
         ValueError: for an unknown base, biases of another width, or β that do not rise from 0 to 1.
 
     Example:
@@ -78,8 +80,9 @@ def ais(
     Not to be trusted on its own: on average it is too low, so the model looks too good, and neither the interval nor
     the effective sample size knows of modes that no chain has found. Compare several bases.
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
     name, biases = _base(rbm, base)
-    betas = _ladder(temperatures)
+    betas, progress = ladder(temperatures), flag(progress, "progress")
     generator = as_generator(generator, seed, rbm.weight.device)
     parts = _parts(rbm, whole_number(chains, "chains"), memory)
     weights = []
@@ -95,8 +98,8 @@ def reverse_ais(
     rbm: RBM,
     samples: Tensor,
     *,
-    temperatures: int | Tensor = 10_000,
-    base: str | Tensor = "visible_bias",
+    temperatures: int | Tensor | NDArray[Any] = 10_000,
+    base: str | Tensor | NDArray[Any] = "visible_bias",
     memory: int = 2**30,
     progress: bool = True,
     generator: Generator | None = None,
@@ -117,8 +120,8 @@ def reverse_ais(
         temperatures, base, memory, progress, generator, seed: as for `ais`.
 
     Raises:
-        TypeError: where units have no energy.
-        ValueError: for samples of another width, and as `ais`.
+        TypeError: where `rbm` is no machine, or units have no energy.
+        ValueError: for samples of another width or outside the support, or none, and as `ais`.
 
     Example:
         >>> rbm = RBM(3, 2, weight_scale=0)
@@ -127,10 +130,15 @@ def reverse_ais(
 
     No upper bound where the samples are not the machine's: chains that all sit in one mode make log Z too low.
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
     name, biases = _base(rbm, base)
-    betas = _ladder(temperatures)
+    betas, progress = ladder(temperatures), flag(progress, "progress")
     generator = as_generator(generator, seed, rbm.weight.device)
     rows = as_rows(samples, rbm.visible.size, like=rbm.weight, name="samples")
+    if not len(rows):
+        raise ValueError("samples is empty: give at least one row")
+    check_finite(rows, "samples")
+    rbm.visible.constrain_data(rows, "samples")
     parts = _parts(rbm, len(rows), memory)
     log_weights = torch.cat(
         [
@@ -186,22 +194,28 @@ def _log_partition_of_base(rbm: RBM, biases: Tensor) -> float:
     return float(rbm.visible.log_partition(biases) + hidden)
 
 
-def _base(rbm: RBM, base: str | Tensor) -> tuple[str, Tensor]:
-    if isinstance(base, Tensor):
+def _base(rbm: RBM, base: str | Tensor | NDArray[Any]) -> tuple[str, Tensor]:
+    if isinstance(base, Tensor | np.ndarray):
+        base = as_tensor(base, "base")
         if base.shape != rbm.visible_bias.shape:
             raise ValueError(f"base has shape {tuple(base.shape)}: give one bias for each of {rbm.visible.size} units")
-        return "given", base.to(rbm.visible_bias)
-    if base not in ("visible_bias", "zeros"):
+        biases = base.detach().to(rbm.visible_bias)
+        check_finite(biases[None], "base")
+        return "given", biases
+    if not isinstance(base, str) or base not in ("visible_bias", "zeros"):
         raise ValueError(f'base is {base!r}: choose "visible_bias" or "zeros", or give the biases')
     own = rbm.visible_bias.detach()
     return base, own if base == "visible_bias" else torch.zeros_like(own)
 
 
-def _ladder(temperatures: int | Tensor) -> list[float]:
-    if not isinstance(temperatures, Tensor):
+def ladder(temperatures: int | Tensor | NDArray[Any]) -> list[float]:
+    """All β from 0 to 1, of which there are so many after 0, or which are given."""
+    if not isinstance(temperatures, Tensor | np.ndarray):
         return torch.linspace(0, 1, whole_number(temperatures, "temperatures") + 1, dtype=torch.float64).tolist()
-    betas: list[float] = temperatures.double().tolist()
-    if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or any(a >= b for a, b in pairwise(betas)):
+    given = as_tensor(temperatures, "temperatures")
+    betas: list[float] = given.double().flatten().tolist()
+    rises = len(betas) > 1 and betas[0] == 0 and betas[-1] == 1 and all(a < b for a, b in pairwise(betas))
+    if given.dim() != 1 or not rises:
         raise ValueError("temperatures must rise from 0 to 1: give a number of them, or such a tensor")
     return betas
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from dbn.arguments import as_generator, as_rows, check_finite
+from dbn.arguments import as_generator, as_rows, check_finite, check_instance, whole_number
 from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
 from dbn.rbm import RBM
 
@@ -65,7 +65,7 @@ def bracket(
         seed: likewise, as a number.
 
     Raises:
-        TypeError: where units have no energy.
+        TypeError: where `rbm` is no machine, or units have no energy.
         ValueError: for data of another width or outside the support, and as `ais`.
 
     Example:
@@ -76,8 +76,12 @@ def bracket(
 
     A mode that neither the bases nor the data's chains have found is missed by all of them.
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    whole_number(gibbs_steps, "gibbs_steps", at_least=0)
     generator = as_generator(generator, seed, rbm.weight.device)
     rows = as_rows(data, rbm.visible.size, like=rbm.weight, name="data")
+    if not len(rows):
+        raise ValueError("data is empty: give at least one row")
     check_finite(rows, "data")
     rbm.visible.constrain_data(rows, "data")
     mean = rbm.visible.field_of_mean(rows.mean(0))

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from dbn.arguments import check_instance
 from dbn.rbm import RBM
 
 _CHUNK = 2**14  # states in memory at once
@@ -23,13 +24,14 @@ def exact_log_partition(rbm: RBM) -> Tensor:
         log Z in nats, a tensor without dimensions, in float64.
 
     Raises:
-        TypeError: where units have no energy, or neither side can be enumerated.
+        TypeError: where `rbm` is no machine, units have no energy, or neither side can be enumerated.
         ValueError: where both sides have too many states.
 
     Example:
         >>> exact_log_partition(RBM(3, 2, weight_scale=0))  # (3 + 2) log 2
         tensor(3.4657, dtype=torch.float64)
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
     rbm.free_energy(torch.zeros(1, rbm.visible.size))  # units without an energy refuse, by name
     counts = {"visible": rbm.visible.cardinality, "hidden": rbm.hidden.cardinality}
     finite = {side: count for side, count in counts.items() if count is not None}

@@ -1,13 +1,23 @@
 """How probable data are: exactly up to log Z, one unit given the others, or bounded from below in a stack."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from dbn.arguments import as_generator, as_rows, check_finite, whole_number
-from dbn.likelihood.annealing import LogPartition, ais
+from dbn.arguments import (
+    as_generator,
+    as_rows,
+    as_tensor,
+    check_finite,
+    check_instance,
+    finite_number,
+    flattened,
+    whole_number,
+)
+from dbn.likelihood.annealing import LogPartition, ais, ladder
 from dbn.likelihood.bracket import Bracket
 from dbn.likelihood.enumeration import in_double
 from dbn.rbm import RBM
@@ -36,7 +46,7 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | 
         (n,), in float64.
 
     Raises:
-        TypeError: where units have no energy.
+        TypeError: where `rbm` is no machine, or units have no energy.
         ValueError: where the width of x is not V, or rows lie outside the support.
 
     Example:
@@ -47,12 +57,11 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | 
 
     No better than log Z is: an estimate of log Z that is too low makes every row look too probable.
     """
-    machine = in_double(rbm)
-    rows = as_rows(x, rbm.visible.size, like=machine.weight, name="x")
-    check_finite(rows, "x")
-    rbm.visible.constrain_data(rows, "x")
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    log_z, machine = _log_z(log_partition), in_double(rbm)
+    rows = _data(machine, x)
     free_energy = torch.cat([machine.free_energy(part) for part in torch.split(rows, _CHUNK)])
-    return -free_energy - float(log_partition)
+    return -free_energy - log_z
 
 
 def score_by_ais(
@@ -72,9 +81,17 @@ def score_by_ais(
     Too high on average, as AIS is; look at the weights it chose with `bracket`.
     """
 
+    whole_number(chains, "chains")
+    ladder(temperatures)
+    whole_number(seed, "seed", at_least=0)
+    rows = flattened(as_tensor(held_back, "held_back"), "held_back")
+    if not rows.numel():
+        raise ValueError("held_back is empty: give at least one row")
+    check_finite(rows, "held_back")
+
     def score(rbm: RBM) -> float:
         log_z = ais(rbm, chains=chains, temperatures=temperatures, progress=False, seed=seed)
-        return float(log_likelihood(rbm, held_back, log_z).mean())
+        return float(log_likelihood(rbm, rows, log_z).mean())
 
     return score
 
@@ -107,7 +124,7 @@ def pseudo_log_likelihood(
         (n,), in float64.
 
     Raises:
-        TypeError: where units have no energy, or visible units infinitely many states.
+        TypeError: where `rbm` is no machine, units have no energy, or visible units infinitely many states.
         ValueError: where the width of x is not V, rows are not states of the visible units, or there are not so many
             variables.
 
@@ -117,6 +134,7 @@ def pseudo_log_likelihood(
 
     Not a likelihood: it is too high by what the columns tell of each other, and can rise while the likelihood falls.
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
     machine = in_double(rbm)
     units, rows = machine.visible, _data(machine, x)
     machine.free_energy(rows[:1])  # units without an energy refuse, by name
@@ -176,7 +194,7 @@ def lower_bound(
         (n,), in float64: an unbiased estimate of the bound.
 
     Raises:
-        TypeError: where a machine has no energy.
+        TypeError: where `stack` has no machines, or a machine no energy.
         ValueError: where the width of x is not V, or rows lie outside the support.
 
     Example:
@@ -188,7 +206,7 @@ def lower_bound(
     No better than log Z_top is, and below log p(x) by the divergence of Q from the true posterior, which may be many
     nats: a stack with a lower bound need not be the worse model.
     """
-    *below, top = [in_double(rbm) for rbm in stack.layers]
+    log_z, (*below, top) = _log_z(log_partition), [in_double(rbm) for rbm in _machines(stack)]
     bottom = below[0] if below else top
     rows = _data(bottom, x)
     generator = as_generator(generator, seed, top.weight.device)
@@ -202,12 +220,33 @@ def lower_bound(
             total -= _log_probability(rbm.hidden, high, field)
             low = high
         total -= top.free_energy(low)
-    return total / samples - float(log_partition)
+    return total / samples - log_z
 
 
 def _log_probability(units: Unit, x: Tensor, field: Tensor) -> Tensor:
     """log p(x | η) = log_base(x) + η·x − A(η): (n, size) -> (n,)."""
     return units.log_base(x) + (field * x).sum(-1) - units.log_partition(field)
+
+
+def _log_z(log_partition: Any) -> float:
+    """log Z as a float, or an error where it is not one finite number."""
+    value = log_partition
+    if isinstance(value, LogPartition | Bracket):
+        value = value.value
+    elif isinstance(value, Tensor | np.ndarray):
+        numbers = as_tensor(value, "log_partition")
+        if numbers.numel() != 1:
+            raise ValueError(f"log_partition has shape {tuple(numbers.shape)}: give one number, log Z in nats")
+        value = numbers.item()
+    return finite_number(value, "log_partition", signed=True)
+
+
+def _machines(stack: Stack) -> Sequence[RBM]:
+    """The machines of a stack, or a TypeError where it has none."""
+    layers = getattr(stack, "layers", ())
+    if not isinstance(layers, Sequence | nn.ModuleList) or not layers or not all(isinstance(m, RBM) for m in layers):
+        raise TypeError(f"stack is a {type(stack).__name__}: give a DBN, or what has machines as its layers")
+    return layers  # type: ignore[return-value]
 
 
 def _data(rbm: RBM, x: Tensor) -> Tensor:

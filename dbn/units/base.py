@@ -91,8 +91,10 @@ class Unit(nn.Module, ABC):
         return {}
 
     def constrain_data(self, x: Tensor, name: str) -> None:
-        """Raise a ValueError where rows (n, size) are not data, or means, of these units."""
-        low, high = (float(bound) for bound in torch.aminmax(x))
+        """Raise a ValueError where rows (n, size) are not data, or means, of these units; no rows are fine."""
+        if not x.numel():
+            return
+        low, high = (float(bound) for bound in torch.aminmax(x.detach()))
         if low < self.support[0] or high > self.support[1]:
             raise ValueError(
                 f"{name} lies in {low:g}..{high:g}, but {self} takes values in "

@@ -199,8 +199,8 @@ class Categorical(Unit):
 
     def constrain_data(self, x: Tensor, name: str) -> None:
         super().constrain_data(x, name)
-        totals = self._grouped(x).sum(-1)
-        worst = float((totals - 1).abs().max())
+        totals = self._grouped(x.detach()).sum(-1)
+        worst = float((totals - 1).abs().max()) if totals.numel() else 0.0
         if worst > 1e-3:
             raise ValueError(
                 f"{name} has groups of {self.classes} columns that do not sum to 1 (off by {worst:g}), but {self} "

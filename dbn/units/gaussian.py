@@ -24,6 +24,7 @@ class Gaussian(Unit):
         learned: learn log γ with the weights.
 
     Raises:
+        TypeError: where `precision` is no number or numbers, or `learned` is neither True nor False.
         ValueError: where a precision is not positive and finite.
 
     Example:
@@ -35,7 +36,7 @@ class Gaussian(Unit):
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__(size)
-        values = torch.as_tensor(precision, dtype=torch.get_default_dtype())
+        values = _numbers(precision)
         if values.shape not in ((), (1,), (size,)):
             raise ValueError(
                 f"precision has shape {tuple(values.shape)}: give one number, or one for each of {size} units"
@@ -43,6 +44,8 @@ class Gaussian(Unit):
         values = values.expand(size).clone()
         if not bool((values > 0).all() and values.isfinite().all()):
             raise ValueError(f"precision is {precision}: every γ must be positive and finite")
+        if not isinstance(learned, bool):
+            raise TypeError(f"learned is {learned!r}: give True or False")
         self.learned = learned
         self.log_precision = nn.Parameter(values.log(), requires_grad=learned)
 
@@ -90,6 +93,13 @@ class Gaussian(Unit):
 
     def extra_repr(self) -> str:
         return f"{self.size}, learned=True" if self.learned else str(self.size)
+
+
+def _numbers(precision: Any) -> Tensor:
+    try:
+        return torch.as_tensor(precision, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"precision is {precision!r}: give one number above 0, or a tensor with one a unit") from error
 
 
 class _Scale(nn.Module):
