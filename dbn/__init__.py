@@ -21,8 +21,7 @@ from dbn.likelihood import (
 from dbn.rbm import RBM
 from dbn.training import EarlyStopping, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
-
-__version__ = "0.1.0"
+from dbn.version import __version__ as __version__
 
 __all__ = [
     "CD",

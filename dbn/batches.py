@@ -1,8 +1,9 @@
 """Minibatches from tensors, arrays, memory maps, data sets and loaders, through one interface."""
 
 import copy
+import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from dbn.arguments import as_tensor, check_finite, flattened
 
 Check = Callable[[Tensor, str], None]
 Place = Callable[[int], Tensor | None]
+
+_ROWS_HELD = 1000  # rows of a mapped file after which its pages are given back; a row may bring 64 kB of neighbours
 
 
 class Batch(NamedTuple):
@@ -46,11 +49,12 @@ class Source(ABC):
         return other
 
     @abstractmethod
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         """One pass over all rows in an order drawn from the generator; the last batch may be short.
 
         `place` names a buffer for so many rows, which a source that gathers rows may write to: each batch is then gone
-        when the next is asked for.
+        when the next is asked for. The order is drawn, and the first `skip` batches are left out, before the call
+        returns.
         """
 
     @abstractmethod
@@ -72,9 +76,12 @@ class TensorSource(Source):
         self.dtype, self.batch_size = like.dtype, batch_size
         self.rows, self.width = x.shape[:2]
 
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
-        for chosen in torch.split(order, self.batch_size):
+        return self._gathered(torch.split(order, self.batch_size)[skip:], place)
+
+    def _gathered(self, batches: Sequence[Tensor], place: Place | None) -> Iterator[Batch]:
+        for chosen in batches:
             buffer = place(len(chosen)) if place is not None and self.x.dtype == self.dtype else None
             yield self._batch(torch.index_select(self.x, 0, chosen, out=buffer), chosen)
 
@@ -141,19 +148,18 @@ class Reader(NamedTuple):
 
 
 class MemmapSource(Source):
-    """Rows of a file mapped into memory: only the batch in hand is ever read."""
+    """Rows of a file mapped into memory: only the batch in hand is ever read, and pages are given back in between."""
 
     fixed = True
 
     def __init__(self, x: np.memmap[Any, Any], y: Tensor | None, *, batch_size: int, reader: Reader) -> None:
-        self.x, self.y, self.batch_size, self.reader = x, y, batch_size, reader
+        self.x, self.y, self.batch_size, self.reader, self.read = x, y, batch_size, reader, 0
         self.rows, self.width = len(x), reader.batch(np.array(x[:1])).x.shape[1]
 
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         device = self.reader.like.device if generator is None else generator.device
-        order = torch.randperm(len(self.x), generator=generator, device=device).cpu().numpy()
-        for start in range(0, len(order), self.batch_size):
-            yield self._batch(np.sort(order[start : start + self.batch_size]))
+        order = torch.randperm(len(self.x), generator=generator, device=device).cpu()
+        return (self._batch(np.sort(chosen.numpy())) for chosen in torch.split(order, self.batch_size)[skip:])
 
     def in_order(self) -> Iterator[Batch]:
         for start in range(0, len(self.x), self.batch_size):
@@ -163,7 +169,17 @@ class MemmapSource(Source):
         return self._batch(_evenly(len(self.x), count).numpy()).x
 
     def _batch(self, chosen: Any) -> Batch:
-        return self.reader.batch(np.array(self.x[chosen]), None if self.y is None else self.y[chosen])
+        batch = self.reader.batch(np.array(self.x[chosen]), None if self.y is None else self.y[chosen])
+        self.read += len(batch.x)
+        if self.read >= _ROWS_HELD:
+            self._give_back()
+        return batch
+
+    def _give_back(self) -> None:
+        """Let the pages read so far go from this process, which else grows as large as the file; the cache has them."""
+        self.read, mapped = 0, getattr(self.x, "_mmap", None)
+        if mapped is not None and self.x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c" has changes of its own
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class DatasetSource(Source):
@@ -175,12 +191,12 @@ class DatasetSource(Source):
         self.rows = _length(dataset)
         self.width = next(self.in_order()).x.shape[1]
 
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         if self.streams:
-            return self.in_order()
+            return _without_first(self.in_order(), skip)
         device = None if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        return self._read(self.dataset, torch.Generator().manual_seed(seed), shuffle=True)
+        return _without_first(self._read(self.dataset, torch.Generator().manual_seed(seed), shuffle=True), skip)
 
     def in_order(self) -> Iterator[Batch]:
         return self._read(self.dataset, torch.Generator())
@@ -203,7 +219,7 @@ class LoaderSource(Source):
     """The batches of a DataLoader, in the order in which it makes them."""
 
     def __init__(self, loader: DataLoader[Any], *, reader: Reader) -> None:
-        self.loader, self.reader = loader, reader
+        self.loader, self.reader, self.batch_size = loader, reader, loader.batch_size or 1
         self.rows = _length(loader.dataset)
         self.width = next(self.in_order()).x.shape[1]
 
@@ -214,8 +230,8 @@ class LoaderSource(Source):
     def with_batch_size(self, batch_size: int) -> Self:
         return self  # the loader has made its batches
 
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
-        return self.in_order()
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        return _without_first(self.in_order(), skip)
 
     def in_order(self) -> Iterator[Batch]:
         return self.reader.batches(self.loader)
@@ -235,6 +251,7 @@ class MappedSource(Source):
         watch: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.source, self.function, self.width, self.rows = source, function, width, source.rows
+        self.batch_size = source.batch_size
         self.watch = watch or function  # what a subset goes through, where watching must not draw what training draws
 
     @property
@@ -244,8 +261,8 @@ class MappedSource(Source):
     def with_batch_size(self, batch_size: int) -> "MappedSource":
         return MappedSource(self.source.with_batch_size(batch_size), self.function, self.width, self.watch)
 
-    def batches(self, generator: Generator | None, place: Place | None = None) -> Iterator[Batch]:
-        return (batch._replace(x=self.function(batch.x)) for batch in self.source.batches(generator))
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        return (batch._replace(x=self.function(batch.x)) for batch in self.source.batches(generator, skip=skip))
 
     def in_order(self) -> Iterator[Batch]:
         return (batch._replace(x=self.function(batch.x)) for batch in self.source.in_order())
@@ -316,6 +333,12 @@ def _labels(labels: Any, rows: int, name: str) -> Tensor | None:
     if found != rows:
         raise ValueError(f"{name} has {rows} rows and {found} labels: give one label a row")
     return y
+
+
+def _without_first(batches: Iterator[Batch], skip: int) -> Iterator[Batch]:
+    for _ in range(skip):
+        next(batches, None)
+    return batches
 
 
 def _first(batches: Iterator[Batch], count: int) -> Tensor:

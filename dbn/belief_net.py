@@ -9,8 +9,9 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn import checkpoint, mlp
+from dbn import mlp
 from dbn.arguments import as_generator, as_rows, check_finite, per_layer, whole_number
+from dbn.checkpoint import load, save
 from dbn.estimators import Estimator
 from dbn.greedy import CHUNK, Plan, greedy
 from dbn.history import History, Record
@@ -95,6 +96,9 @@ class DBN(nn.Module):
         clip: PerLayer[float | None] = None,
         stopping: PerLayer[EarlyStopping | None] = None,
         start: Literal["own", "transposed"] = "own",
+        on_divergence: Literal["raise", "halve"] = "raise",
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_seconds: float = 60.0,
         initialise_bias: bool = True,
         monitor_rows: int = 1000,
         record_every: int | None = None,
@@ -127,14 +131,17 @@ class DBN(nn.Module):
                 upside down: W₂ = W₁ᵀ, with which the stack is the machine below, its variational bound is tight, and
                 training on samples by an unbiased gradient can only raise it. The layer must have the units of the one
                 two below.
-            initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
+            checkpoint, checkpoint_seconds: as for `train`: the same call goes on in the layer, epoch and step where it
+                was.
+            on_divergence, initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
 
         Returns:
             A history a layer, as `train` returns it.
 
         Raises:
             TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
-            DivergenceError: where parameters of a layer are no longer finite.
+            DivergenceError: where parameters of a layer are no longer finite, or its free energy has run away.
+            OSError: where `checkpoint` cannot be written; what was saved before is whole.
 
         Example:
             >>> stack = DBN([16, 8, 4], seed=0)
@@ -164,6 +171,7 @@ class DBN(nn.Module):
             Recipe(
                 **dict(zip(columns, copy.deepcopy(row), strict=True)),
                 binarise=binarise,
+                on_divergence=on_divergence,
                 initialise_bias=initialise_bias,
                 monitor_rows=monitor_rows,
                 record_every=record_every,
@@ -172,7 +180,9 @@ class DBN(nn.Module):
         ]
         generator = as_generator(generator, seed, self.layers[0].weight.device)
         plan = Plan(recipes, upward, start, binarise, cache_bytes)
-        return greedy(self.layers, data, plan, validation, callback, progress, generator)
+        return greedy(
+            self.layers, data, plan, validation, callback, progress, generator, checkpoint, checkpoint_seconds
+        )
 
     def encode(self, x: Any) -> Tensor:
         """The mean-field up pass: E[h | v] of each layer fed to the next, (n, V) -> (n, H of the top).
@@ -295,7 +305,7 @@ class DBN(nn.Module):
     def save(self, path: str | PathLike[str]) -> None:
         """Write units and parameters to one file, atomically; `DBN.load` reads it without running code."""
         units = [self.layers[0].visible.config(), *(rbm.hidden.config() for rbm in self.layers)]
-        checkpoint.save(path, {"kind": "DBN", "units": units, "state": self.state_dict()})
+        save(path, {"kind": "DBN", "units": units, "state": self.state_dict()})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -304,7 +314,7 @@ class DBN(nn.Module):
         Raises:
             ValueError: where the file holds something else, or is damaged.
         """
-        saved = checkpoint.load(path, kind="DBN")
+        saved = load(path, kind="DBN")
         stack = cls([from_config(config) for config in saved["units"]])
         stack.to(saved["state"]["layers.0.weight"].dtype).load_state_dict(saved["state"])
         return stack

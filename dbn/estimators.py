@@ -1,7 +1,7 @@
 """The negative phase of learning: where the model's statistics come from."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +21,16 @@ class Estimator(nn.Module, ABC):
     def rows(self, batch: int) -> int:
         """Number of rows of the negative phase of a batch of so many rows, for which the trainer makes room."""
         return batch
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Chains have the shape of what they were saved with, also where none have been started here.
+        for name in self._buffers:
+            if prefix + name in state_dict:
+                like = self._buffers[name]
+                self._buffers[name] = torch.empty_like(
+                    state_dict[prefix + name], device=None if like is None else like.device
+                )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @abstractmethod
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:

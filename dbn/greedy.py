@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator
 
 from dbn.batches import MappedSource, Source, TensorSource
+from dbn.course import described
 from dbn.history import History, Record
+from dbn.keeper import Keeper, Picture, put_random_state
 from dbn.rbm import RBM
 from dbn.training import Recipe, check_fit, open_rows, presented, run
 
@@ -25,6 +28,12 @@ class Plan(NamedTuple):
     binarise: Literal["sample", "threshold"] | None
     cache_bytes: int
 
+    def described(self) -> dict[str, Any]:
+        """Every setting that decides a number as plain values, one a machine where there are several."""
+        each = [recipe.described() for recipe in self.recipes]
+        settings = {name: [one[name] for one in each] for name in each[0]}
+        return {**settings, "upward": self.upward, "start": self.start, "binarise": self.binarise}
+
 
 def greedy(
     layers: Sequence[RBM],
@@ -34,26 +43,63 @@ def greedy(
     callback: Callable[[Record], None] | None,
     progress: bool,
     generator: Generator | None,
+    checkpoint: str | PathLike[str] | None,
+    checkpoint_seconds: float,
 ) -> list[History]:
     """Train the machines one after another, bottom first, each by `train`'s own loop."""
     _check(layers, plan, validated=validation is not None)
     bottom = layers[0]
     source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, generator)
-    held_back = None
+    seen, held_back = described(source, generator), None
     if validation is not None:
         held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, generator)
-    histories = []
-    for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
-        if place:
-            below = layers[place - 1]
-            if plan.start == "transposed":
-                _transpose(rbm, below)
-            source = _encoded(source, below, plan.upward, plan.cache_bytes, generator)
-            source = source.with_batch_size(recipe.batch_size)
-            held_back = None if held_back is None else _encoded(held_back, below, plan.upward, plan.cache_bytes, None)
-        notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
-        histories.append(run(rbm, source, recipe, held_back, notify, progress, name, generator))
+
+    def settings() -> Picture:
+        return {**seen, **plan.described(), "machines": [str(rbm) for rbm in layers]}
+
+    histories: list[History] = []
+    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper:
+        found = _taken_up(layers, keeper.found, histories, generator)
+        for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
+            if place:
+                below = layers[place - 1]
+                if plan.start == "transposed" and place >= len(histories):
+                    _transpose(rbm, below)
+                source = _encoded(source, below, plan.upward, plan.cache_bytes, generator)
+                source = source.with_batch_size(recipe.batch_size)
+                held_back = held_back and _encoded(held_back, below, plan.upward, plan.cache_bytes, None)
+            if place < len(histories):
+                continue
+            notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
+            keeper.frame = partial(_framed, layers, histories)
+            history = run(rbm, source, recipe, held_back, notify, progress, name, generator, keeper, found)
+            histories.append(history)
+            found = None
     return histories
+
+
+def _framed(layers: Sequence[RBM], histories: Sequence[History], picture: Picture) -> Picture:
+    """The picture of one machine's run, with all machines and the histories of those that are finished."""
+    return {
+        "run": picture,
+        "machines": [dict(rbm.state_dict()) for rbm in layers],
+        "histories": [history.records for history in histories],
+    }
+
+
+def _taken_up(
+    layers: Sequence[RBM], found: Picture | None, histories: list[History], generator: Generator | None
+) -> Picture | None:
+    """Put back the machines that were finished, and return the picture of the run that was not."""
+    if found is None:
+        return None
+    histories.extend(map(History, found["histories"]))
+    if found["run"]["done"]:
+        histories.append(History(found["run"]["history"]))
+        put_random_state(found["run"]["now"], generator)
+    for rbm, state, _ in zip(layers, found["machines"], histories, strict=False):
+        rbm.load_state_dict(state)
+    return None if found["run"]["done"] else found["run"]
 
 
 def _check(layers: Sequence[RBM], plan: Plan, *, validated: bool) -> None:
@@ -90,7 +136,8 @@ def _encoded(
     """The rows of the next layer: what the machine below makes of the rows of `source`."""
     width = below.hidden.size
     if upward == "samples":
-        watch = partial(below.sample_hidden, generator=torch.Generator(below.weight.device).manual_seed(0))
+        # What is watched must be the same at every call, also where a run is taken up in a later layer.
+        watch = partial(below.sample_hidden, seed=0)
         return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
     encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
     size = (source.rows or 0) * width * below.weight.element_size()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dbn import DBN, PCD, RBM, bracket, checkpoint, datasets, log_likelihood, lower_bound, train
+from dbn import DBN, PCD, RBM, bracket, datasets, log_likelihood, lower_bound, train
 from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
@@ -29,7 +29,7 @@ class Config:
     data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
     root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     machine: str | None = option(
-        None, "a machine of experiments.likelihood, such as machines/PCD-0.pt; else one is trained"
+        None, "a machine that was saved, such as machines/PCD-0.pt of likelihood; else one is trained"
     )
     hidden: int = option(500, "hidden units of the first machine, where it is trained here")
     wide: int = option(2000, "hidden units of the second machine that starts from random weights")
@@ -92,12 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _bottom(config: Config, x: Tensor) -> RBM:
-    rbm = RBM(x.shape[1], config.hidden, seed=0)
     if config.machine is not None:
-        state = checkpoint.load(config.machine, kind="stages")["rbm"]
-        rbm = RBM(*state["weight"].shape)
-        rbm.load_state_dict(state)
-        return rbm.to(x.device)
+        return RBM.load(config.machine).to(x.device)
+    rbm = RBM(x.shape[1], config.hidden, seed=0)
     train(
         rbm.to(x.device), x, epochs=config.epochs[0], description="first machine", **_settings(config, config.epochs[0])
     )

@@ -5,6 +5,7 @@ scaled as in training: 784-256-256-10, ReLU, Xavier, Adam 1e-3, 15 epochs, batch
 training images and no validation rows, as the script did.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         learning_rate=config.learning_rate,
         head_learning_rate=config.head_learning_rate,
         validation=split.validation if config.validation else None,
+        checkpoint=Path(config.out) / "checkpoint",
         seed=config.seed,
     )
     result = evaluate(network, *split.test)
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     content = {"config": as_dict(config), "environment": environment(), "test": result._asdict()}
     write_json(out / "results.json", {**content, "records": history.records})
     torch.save(network.state_dict(), out / "network.pt")
+    shutil.rmtree(out / "checkpoint")
     print(f"wrote {out}/results.json and network.pt")
     return 100 * result.error
 

@@ -2,11 +2,10 @@
 
 Every estimator trains the same number of updates, or for the same time, on binary pixels drawn anew at every
 presentation; the likelihood is of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of
-forward and reverse AIS above. The same command goes on after the last finished stage.
+forward and reverse AIS above. The same command goes on where it was broken off.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +23,6 @@ from dbn import (
     FastPCD,
     ParallelTempering,
     bracket,
-    checkpoint,
     datasets,
     exact_log_partition,
     log_likelihood,
@@ -173,21 +171,14 @@ def _steps(config: Config, name: str, x: Tensor) -> Work:
 def trained(
     config: Config, stages: list[Stage], name: str, seed: int, x: Tensor, out: Path, device: torch.device
 ) -> tuple[RBM, float]:
-    """A machine trained through all stages, taken up after the last that is on disk, and the seconds of this run."""
-    rbm, carried, done = RBM(x.shape[1], config.hidden, seed=seed).to(device), {}, 0
-    path = out / "machines" / f"{name}-{seed}.pt"
-    if path.exists():
-        saved = checkpoint.load(path, kind="stages")
-        rbm.load_state_dict(saved["rbm"])
-        carried, done = saved["carried"], saved["done"]
-    started = time.perf_counter()
-    for place, (epochs, steps, first, last) in list(enumerate(stages))[done:]:
+    """A machine trained through all stages, taken up where it was broken off, and the seconds that took."""
+    rbm, took = RBM(x.shape[1], config.hidden, seed=seed).to(device), 0.0
+    path, carried = out / "machines" / f"{name}-{seed}", {}
+    for place, (epochs, steps, first, last) in enumerate(stages):
         estimator = ESTIMATORS[name.removesuffix(_PLAIN)](config, steps)
-        generator = torch.Generator(device).manual_seed(1000 * seed + place)
-        estimator.prepare(rbm, generator)
         if carried:
             estimator.load_state_dict(carried)
-        train(
+        history = train(
             rbm,
             x,
             epochs=epochs,
@@ -199,12 +190,13 @@ def trained(
             centring=None if name.endswith(_PLAIN) else config.centring,
             binarise="sample",
             average_from=epochs * (1 - config.average) if place == len(stages) - 1 and config.average else None,
+            checkpoint=path / f"stage-{place + 1}",
             description=f"{name} {steps}, seed {seed}, stage {place + 1}/{len(stages)}",
-            generator=generator,
+            seed=1000 * seed + place,
         )
-        carried = estimator.state_dict()
-        checkpoint.save(path, {"kind": "stages", "rbm": rbm.state_dict(), "carried": carried, "done": place + 1})
-    return rbm, time.perf_counter() - started
+        carried, took = estimator.state_dict(), took + history.last["seconds"]
+    rbm.save(path.with_suffix(".pt"))
+    return rbm, took
 
 
 def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Pretrain a deep belief network on unlabelled rows and look at what it has learned."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,26 +38,30 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
-    """Pretrain, save `stack.pt`, `log.json`, `filters.png` and `reconstructions.png`, and return the stack's path."""
+    """Pretrain, save `stack.pt`, `log.json`, `filters.png` and `reconstructions.png`, and return the stack's path.
+
+    The same command goes on where it was broken off.
+    """
     _, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out)
     split = datasets.load(config.data, root=config.root, seed=config.seed)
     stack = DBN([visible_units(split), *config.hidden], seed=config.seed).to(choose_device(config.device))
-    records: list[Record] = []
-    stack.pretrain(
+    histories = stack.pretrain(
         split.train.x,
         epochs=config.epochs,
         batch_size=config.batch_size,
         validation=split.validation.x,
         seed=config.seed,
-        callback=records.append,
+        checkpoint=out / "checkpoint",
     )
+    records = [{"layer": place + 1.0, **record} for place, history in enumerate(histories) for record in history]
     stack.cpu().save(out / "stack.pt")
     write_json(out / "log.json", {"config": as_dict(config), "environment": environment(), "records": records})
     _draw(stack, split, out)
     for record in records:
         if record["epoch"] == config.epochs:
             print(_summary(record))
+    shutil.rmtree(out / "checkpoint")
     print(f"wrote {out}/stack.pt, log.json, filters.png and reconstructions.png")
     return out / "stack.pt"
 

@@ -1,5 +1,6 @@
 """The starts that are compared, by name, and the data that both ways to them need."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,8 +79,10 @@ def pretrained(
     if path.exists() and log.exists():
         return DBN.load(path), float(read_json(log)["seconds"])
     stack = DBN([visible_units(split), *hidden], seed=seed).to(device)
-    histories = stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, seed=seed)
+    kept = path.with_suffix("")
+    histories = stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, checkpoint=kept, seed=seed)
     seconds = sum(history.last["seconds"] for history in histories)
     stack.cpu().save(path)
     write_json(log, {"seconds": seconds, "environment": environment()})
+    shutil.rmtree(kept)
     return stack, seconds

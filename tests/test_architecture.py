@@ -17,7 +17,10 @@ FILES = sorted(HOUSE.rglob("*.py"))
 RANKS = {
     "arguments": set(),
     "history": set(),
-    "checkpoint": set(),
+    "version": set(),
+    "checkpoint": {"version"},
+    "keeper": {"checkpoint", "arguments"},
+    "course": {"keeper", "batches", "history"},
     "scaling": set(),
     "datasets": {"arguments"},
     "plots": set(),
@@ -27,18 +30,18 @@ RANKS = {
     "units": set(),
     "rbm": {"units", "arguments", "checkpoint", "history"},
     "estimators": {"rbm", "units", "arguments"},
-    "training": {"rbm", "estimators", "batches", "schedules", "history", "arguments"},
+    "training": {"rbm", "estimators", "batches", "schedules", "course", "keeper", "history", "arguments"},
     "likelihood": {"rbm", "units", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
-    "greedy": {"training", "rbm", "batches", "history"},
+    "greedy": {"training", "rbm", "batches", "course", "keeper", "history"},
     "belief_net": {
         "greedy", "training", "mlp", "estimators", "rbm", "units", "schedules", "history", "checkpoint", "arguments",
     },
-    "finetuning": {"batches", "schedules", "history", "scaling", "arguments"},
+    "finetuning": {"batches", "schedules", "course", "keeper", "history", "scaling", "arguments"},
 }  # fmt: skip
 
 #: The training loops, which may be longer than the sixty lines of any other function.
-LOOPS = {"loop.py": {"run", "train"}, "finetuning.py": {"finetune"}}
+LOOPS = {"loop.py": {"run", "train", "finetune"}}
 
 
 def module_of(path: Path) -> str:

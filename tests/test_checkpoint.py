@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import random
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import dbn
 from dbn import DBN, RBM, Bernoulli, checkpoint
 from tests.machines import UNITS, machine
 
@@ -28,7 +30,9 @@ def test_what_is_saved_comes_back(tmp_path):
     checkpoint.save(tmp_path / "new" / "folder" / "a.pt", OBJECTS)
     back = checkpoint.load(tmp_path / "new" / "folder" / "a.pt", kind="numbers")
     assert torch.equal(back.pop("values"), OBJECTS["values"])
-    assert back == {"format": checkpoint.FORMAT, "kind": "numbers", "nested": OBJECTS["nested"]}
+    assert back == {
+        "format": checkpoint.FORMAT, "version": dbn.__version__, "kind": "numbers", "nested": OBJECTS["nested"]
+    }  # fmt: skip
     assert os.listdir(tmp_path / "new" / "folder") == ["a.pt"]
 
 
@@ -88,17 +92,47 @@ def test_code_in_a_file_is_refused_and_not_run(write, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"format": 1, "kind": "other"}, "holds a other, not a numbers"),
-        ({"format": 1}, "holds a None"),
+        ({"format": checkpoint.FORMAT, "kind": "numbers"}, "no checksum that fits"),
         ({"format": checkpoint.FORMAT + 1, "kind": "numbers"}, "update dbn"),
+        ({"format": "new", "kind": "numbers"}, "update dbn"),
         ({"kind": "numbers"}, "was not written by dbn"),
         ([1, 2], "was not written by dbn"),
     ],
 )
-def test_another_kind_or_a_newer_format_is_refused(content, words, tmp_path):
+def test_a_newer_format_or_a_file_of_others_is_refused(content, words, tmp_path):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=words):
         checkpoint.load(tmp_path / "a.pt", kind="numbers")
+
+
+@pytest.mark.parametrize(("content", "words"), [({"kind": "other"}, "holds a other, not a numbers"), ({}, "a None")])
+def test_another_kind_is_refused(content, words, tmp_path):
+    checkpoint.save(tmp_path / "a.pt", content)
+    with pytest.raises(ValueError, match=words):
+        checkpoint.load(tmp_path / "a.pt", kind="numbers")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", OBJECTS)
+    whole = (tmp_path / "a.pt").read_bytes()
+    places = random.Random(0).sample(range(8 * len(whole)), 300)
+    for place in places:
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        (tmp_path / "b.pt").write_bytes(content)
+        with pytest.raises(checkpoint.DamagedError, match=r"b\.pt"):
+            checkpoint.load(tmp_path / "b.pt", kind="numbers")
+
+
+def test_code_is_named(tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "kind": "numbers", "values": Explosive()}, tmp_path / "evil.pt")
+    with pytest.raises(checkpoint.DamagedError, match=r"holds code \(tests\.test_checkpoint\.run\), which was not run"):
+        checkpoint.load(tmp_path / "evil.pt", kind="numbers")
+
+
+def test_plain_torch_reads_it_back(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", OBJECTS)
+    assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["values"], OBJECTS["values"])
 
 
 def test_no_file_is_said_to_be_missing(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import annealing, benchmark, bound, compare, finetune, likelihood, pretrain
+from experiments import annealing, benchmark, bound, compare, faults, finetune, likelihood, pretrain
 from experiments.command_line import parse
 from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
@@ -345,3 +345,29 @@ def test_spreads_by_hand():
     assert forwards == pytest.approx([float(x.std()), float(x.std()), 0.0])
     # At zero outputs both classes have probability 1/2, so the gradients of a row are −1/2 and 1/2.
     assert backwards == pytest.approx([0.0, math.sqrt(4 * 0.25 / 3)])
+
+
+def test_what_is_tried_survives(tmp_path):
+    rows = faults.main(["tiny", "--damages", "12", "--kills", "1", "--out", str(tmp_path)])["rows"]
+    assert all(row["survived"] == row["tried"] > 0 for row in rows)
+    assert len(rows) == 9
+    with pytest.raises(ValueError, match="--parts fire"):
+        faults.main(["tiny", "--parts", "fire", "--out", str(tmp_path)])
+
+
+def test_a_pretraining_that_was_broken_off_goes_on(tmp_path, monkeypatch):
+    def draw(stack, split, out):
+        raise KeyboardInterrupt
+
+    whole = pretrain.main(["tiny", "--out", str(tmp_path / "whole")])
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_draw", draw)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main(["tiny", "--out", str(tmp_path / "broken")])
+    assert (tmp_path / "broken" / "checkpoint").exists()
+    again = pretrain.main(["tiny", "--out", str(tmp_path / "broken")])
+    assert not (tmp_path / "broken" / "checkpoint").exists()
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(DBN.load(whole).parameters(), DBN.load(again).parameters(), strict=True)
+    )

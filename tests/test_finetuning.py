@@ -345,7 +345,10 @@ def test_a_seed_decides_order_and_dropout_and_the_global_generator_is_untouched(
 
 
 def test_a_loss_that_diverges_is_reported():
-    with pytest.raises(DivergenceError, match=r"^third run left the finite numbers by the end of epoch \d+"):
+    with pytest.raises(
+        DivergenceError,
+        match=r"^third run let the loss run away to \S+ in epoch 1, by step 2, and was put back to step \d+: lower",
+    ):
         finetune(plain(outputs=2), IMAGES, IMAGES[:, :2], epochs=20, optimiser="sgd", learning_rate=1e6,
                  description="third run", **QUIET)  # fmt: skip
 

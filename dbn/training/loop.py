@@ -1,8 +1,8 @@
 """The loop: a recipe followed on rows that are open, with its history."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from os import PathLike
 from typing import Any, Literal
 
 import torch
@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from dbn.arguments import as_generator, finite_number, whole_number
 from dbn.batches import Source
+from dbn.course import Course, Part, Whole, described, plain
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
+from dbn.keeper import Keeper, Picture
 from dbn.rbm import RBM, Offsets
 from dbn.schedules import Schedule, as_schedule, switch
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
@@ -43,6 +45,9 @@ def train(
     sparsity_cost: float = 0.1,
     clip: float | None = None,
     stopping: EarlyStopping | None = None,
+    on_divergence: Literal["raise", "halve"] = "raise",
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
     initialise_bias: bool = True,
     monitor_rows: int = 1000,
     record_every: int | None = None,
@@ -85,6 +90,12 @@ def train(
         sparsity_cost: how hard.
         clip: shrink each gradient, all parameters together, to a Euclidean norm of at most this.
         stopping: end before the last epoch, and leave the best weights; see `EarlyStopping`.
+        on_divergence: "raise" an error where parameters leave the finite numbers or the free energy runs away, with the
+            machine put back to the start of that epoch, or "halve" the learning rate and go on from there.
+        checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
+            same call goes on from it to the same bits; a finished run is given back. Rows of an order or with values of
+            their own making, such as of a DataLoader that shuffles, must come the same again.
+        checkpoint_seconds: least time from one save to the next; 0 saves after every step.
         initialise_bias: set visible biases that are all zero to the field of the data's mean first.
         monitor_rows: rows of the fixed training subset that the history is computed on.
         record_every: also record every so many steps; an epoch always ends with a record.
@@ -102,7 +113,8 @@ def train(
 
     Raises:
         TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
-        DivergenceError: where parameters are no longer finite.
+        DivergenceError: where parameters are no longer finite, or the free energy has run away.
+        OSError: where `checkpoint` cannot be written; what was saved before is whole.
 
     Example:
         >>> rows = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
@@ -129,6 +141,7 @@ def train(
         sparsity_cost=sparsity_cost,
         clip=clip,
         stopping=stopping,
+        on_divergence=on_divergence,
         initialise_bias=initialise_bias,
         monitor_rows=monitor_rows,
         record_every=record_every,
@@ -137,7 +150,12 @@ def train(
     held_back = None
     if validation is not None:
         held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, generator)
-    return run(rbm, source, recipe, held_back, callback, progress, description, generator)
+
+    def plan() -> Picture:
+        return {"machine": str(rbm), **described(source, generator), **recipe.described()}
+
+    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper:
+        return run(rbm, source, recipe, held_back, callback, progress, description, generator, keeper, keeper.found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +172,7 @@ class Recipe(Penalties):
     binarise: Literal["sample", "threshold"] | None = None
     average_from: float | None = None
     stopping: EarlyStopping | None = None
+    on_divergence: Literal["raise", "halve"] = "raise"
     initialise_bias: bool = True
     monitor_rows: int = 1000
     record_every: int | None = None
@@ -176,6 +195,12 @@ class Recipe(Penalties):
             raise TypeError(f"estimator is {self.estimator!r}: give an estimator such as CD(1) or PCD(chains=100)")
         if not isinstance(self.stopping, EarlyStopping | None):
             raise TypeError(f"stopping is {self.stopping!r}: give an EarlyStopping")
+        if self.on_divergence not in ("raise", "halve"):
+            raise ValueError(f'on_divergence is {self.on_divergence!r}: choose "raise" or "halve"')
+
+    def described(self) -> dict[str, Any]:
+        """Every setting as plain values, to be compared with another run's."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
 
 def run(
@@ -187,8 +212,10 @@ def run(
     progress: bool = True,
     description: str = "training",
     generator: Generator | None = None,
+    keeper: Keeper | None = None,
+    found: Picture | None = None,
 ) -> History:
-    """The loop behind `train`: a recipe followed on rows that are already open."""
+    """The loop behind `train`: a recipe followed on rows that are already open, from a picture where one was found."""
     rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
     momentum = as_schedule(recipe.momentum, "momentum")
     estimator = CD(1) if recipe.estimator is None else recipe.estimator
@@ -199,35 +226,52 @@ def run(
     estimator.prepare(rbm, generator)
     learner = Learner(rbm, estimator, generator, _centre(rbm, source, recipe.centring), recipe)
     average, best = Average(rbm), Best(rbm, recipe.stopping)
-    history, step, started = History(), 0, time.perf_counter()
+    parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
+    keeper = keeper or Keeper(None, "train")
+    course = Course(parts, monitor.fault, generator, keeper, description, recipe.on_divergence)
+    if found is not None:
+        course.take_up(found)
+    if course.done:
+        return course.history
 
-    def record(epochs_done: float, at_end: bool) -> bool:
-        entry = {"epoch": epochs_done, "step": float(step), "seconds": time.perf_counter() - started, **monitor()}
-        stop = at_end and best.judge(entry, average)
-        history.append(entry, description)
+    def record(epochs_done: float) -> None:
+        entry = {"epoch": epochs_done, "step": float(course.step), "seconds": course.seconds, **monitor()}
+        if epochs_done == course.epoch + 1:
+            best.judge(entry, average)
+        course.history.append(entry, description)
         shown = {"error": "reconstruction_error", "gap": "free_energy_gap", "activity": "hidden_activity"}
         bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
         if callback is not None:
             callback(entry)
-        return stop
 
     total = None if source.steps is None else recipe.epochs * source.steps
-    with tqdm(total=total, desc=description, unit="step", disable=not progress, dynamic_ncols=True) as bar:
-        for epoch in range(recipe.epochs):
-            for place, (v, _) in enumerate(source.batches(generator, learner.place)):
-                now, done = (epoch + (at / source.steps if source.steps else 0.0) for at in (place, place + 1))
-                learner.step(v, rate(now), momentum(now), recipe.weight_decay)
-                step += 1
+    with tqdm(
+        total=total, initial=course.step, desc=description, unit="step", disable=not progress, dynamic_ncols=True
+    ) as bar:
+        while course.epoch < recipe.epochs and not best.stopped:
+            for v, _ in course.batches(source, learner.place):
+                now, done = (
+                    course.epoch + (at / source.steps if source.steps else 0.0)
+                    for at in (course.place, course.place + 1)
+                )
+                learner.step(v, course.share * rate(now), momentum(now), recipe.weight_decay)
+                if not course.stepped():
+                    break
                 bar.update()
-                if recipe.record_every and step % recipe.record_every == 0 and done < epoch + 1:
-                    record(done, at_end=False)
-            if recipe.average_from is not None and epoch >= recipe.average_from:
+                if recipe.record_every and course.step % recipe.record_every == 0 and done < course.epoch + 1:
+                    record(done)
+                course.keep()
+            if course.diverged():
+                bar.update(course.step - bar.n)
+                continue
+            if recipe.average_from is not None and course.epoch >= recipe.average_from:
                 average.add()
-            if record(epoch + 1.0, at_end=True):
-                break
-    average.put()
-    best.put()
-    return history
+            record(course.epoch + 1.0)
+            course.passed()
+    average.leave()
+    best.leave()
+    course.finish()
+    return course.history
 
 
 def check_fit(rbm: RBM, recipe: Recipe, *, validated: bool) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -85,6 +86,27 @@ class Learner:
             parameter.add_(self.increments[name])
         if self.penalties.max_norm is not None:
             self.rbm.weight.renorm_(2, 1, self.penalties.max_norm)
+
+    def state(self) -> dict[str, Any]:
+        """What is carried from step to step."""
+        return {
+            "increments": self.increments,
+            "activity": self.activity,
+            "offsets": None if self.centre is None else list(self.centre[0]),
+            "estimator": dict(self.estimator.state_dict()),
+        }
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        like = self.rbm.weight
+        for name, increment in self.increments.items():
+            increment.copy_(state["increments"][name])
+        self.activity = None if state["activity"] is None else state["activity"].to(like.device)
+        if self.centre is not None:
+            for offset, value in zip(self.centre[0], state["offsets"], strict=True):
+                offset.copy_(value)
+        self.estimator.load_state_dict(state["estimator"], strict=False)
+        self.estimator.to(like.device)
 
     def _add_gradient(
         self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float

@@ -4,14 +4,19 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dbn.arguments import finite_number, whole_number
 from dbn.batches import Source
+from dbn.course import finite
 from dbn.history import Record
 from dbn.rbm import RBM
+
+_FEW = 100  # rows that the look for divergence takes
+_RUNAWAY = 1e4  # nats a visible unit, beyond which no free energy of scaled data is
 
 
 class Monitor:
@@ -28,6 +33,7 @@ class Monitor:
         self.rbm = rbm
         self.train = source.subset(rows)
         self.validation = None if validation is None else validation.subset(rows)
+        self.first = self._free_energy()
 
     @torch.no_grad()
     def __call__(self) -> Record:
@@ -41,6 +47,20 @@ class Monitor:
             gap = self.rbm.free_energy(self.validation).mean() - self.rbm.free_energy(self.train).mean()
             values["free_energy_gap"] = gap
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    @torch.no_grad()
+    def fault(self) -> str:
+        """In words, how the machine has left all reason, or nothing."""
+        if not finite(*self.rbm.parameters()):
+            return "left the finite numbers"
+        energy = self._free_energy()
+        limit = _RUNAWAY * self.rbm.visible.size + 100 * abs(self.first)
+        return "" if abs(energy) <= limit else f"let the free energy run away to {energy:.3g} nats a row"
+
+    @torch.no_grad()
+    def _free_energy(self) -> float:
+        """Mean free energy of a few training rows, or 0 for units without an energy."""
+        return float(self.rbm.free_energy(self.train[:_FEW]).mean()) if self.rbm.has_energy else 0.0
 
 
 class Average:
@@ -60,16 +80,25 @@ class Average:
             mean.lerp_(value, 1 / self.count)
 
     @torch.no_grad()
-    def put(self) -> None:
+    def leave(self) -> None:
         """Leave the mean in the machine, where there is one."""
         for mean, value in zip(self.means, self.parameters, strict=False):
             value.copy_(mean)
+
+    def state(self) -> dict[str, Any]:
+        """The mean, and of how many moments it is."""
+        return {"count": self.count, "means": self.means}
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.count = state["count"]
+        self.means = [value.to(self.parameters[0].device) for value in state["means"]]
 
     @contextmanager
     def shown(self) -> Iterator[None]:
         """The machine with the mean in it, where there is one, for as long as it is looked at."""
         own = [value.detach().clone() for value in self.parameters]
-        self.put()
+        self.leave()
         try:
             yield
         finally:
@@ -127,28 +156,39 @@ class Best:
     def __init__(self, rbm: RBM, stopping: EarlyStopping | None) -> None:
         self.rbm, self.stopping = rbm, stopping
         self.highest, self.waited = -math.inf, 0
-        self.state: dict[str, Tensor] | None = None
+        self.parameters: dict[str, Tensor] = {}
+        self.stopped = False
 
     @torch.no_grad()
-    def judge(self, record: Record, average: Average) -> bool:
-        """Whether to stop after the epoch of this record, to which its score is added."""
+    def judge(self, record: Record, average: Average) -> None:
+        """Add its score to the record of an epoch, and decide whether to stop after it."""
         if self.stopping is None:
-            return False
+            return
         if self.stopping.score is not None and record["epoch"] % self.stopping.every == 0:
             with average.shown():
                 record["score"] = float(self.stopping.score(self.rbm))
                 self._see(record["score"])
         gap, largest = record.get("free_energy_gap"), self.stopping.largest_gap
-        return self.waited >= self.stopping.patience or (largest is not None and gap is not None and gap > largest)
+        too_wide = largest is not None and gap is not None and gap > largest
+        self.stopped = self.waited >= self.stopping.patience or too_wide
 
     def _see(self, score: float) -> None:
         self.waited += 1
         if score > self.highest:
             self.highest, self.waited = score, 0
-            self.state = {name: value.detach().clone() for name, value in self.rbm.named_parameters()}
+            self.parameters = {name: value.detach().clone() for name, value in self.rbm.named_parameters()}
 
     @torch.no_grad()
-    def put(self) -> None:
+    def leave(self) -> None:
         """Leave the best parameters in the machine, where any were scored."""
-        for name, value in (self.state or {}).items():
+        for name, value in self.parameters.items():
             self.rbm.get_parameter(name).copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """The highest score and its parameters, and the scores since."""
+        return {name: getattr(self, name) for name in ("highest", "waited", "stopped", "parameters")}
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        self.highest, self.waited, self.stopped = state["highest"], state["waited"], state["stopped"]
+        self.parameters = state["parameters"]

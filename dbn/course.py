@@ -1,0 +1,226 @@
+"""How far a run of training has come, and how it goes on, backs up or ends."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dbn.batches import Batch, Place, Source
+from dbn.history import DivergenceError, History
+from dbn.keeper import Keeper, Picture, put_random_state, random_state
+
+_LOOK_EVERY = 100  # steps from one look for a fault to the next
+_SAMPLED = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)  # epochs at which schedules are compared
+_HALVINGS = 5  # of the learning rate from one state, before that is given up
+_LEAST_SHARE = 2.0**-40  # of the learning rate, after which halving it again is no help
+
+T = TypeVar("T")
+
+
+class Part(Protocol):
+    """What a run changes and must be put back as it was."""
+
+    def state(self) -> Any:
+        """All of it that changes, as tensors, numbers and containers of them."""
+
+    def put(self, state: Any) -> None:
+        """Put back what `state` returned."""
+
+
+class Course:
+    """The place of a run in its epochs, with all that it needs to go on from there to the same bits.
+
+    Args:
+        parts: names to what the run changes.
+        fault: says in words how what was trained has left all reason, or nothing.
+        generator: draws the order of the rows and all samples.
+        keeper: saves pictures of the run.
+        name: what errors call the run.
+        on_divergence: "raise" where numbers leave the finite, or "halve" the learning rate and go on from the last
+            epoch's start.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Part],
+        fault: Callable[[], str],
+        generator: Generator | None,
+        keeper: Keeper,
+        name: str,
+        on_divergence: Literal["raise", "halve"],
+    ) -> None:
+        self.parts, self.fault, self.generator, self.keeper, self.name = parts, fault, generator, keeper, name
+        self.on_divergence = on_divergence
+        self.epoch, self.place, self.step, self.done = 0, 0, 0, False
+        #: What is left of the learning rate after halving it.
+        self.share = 1.0
+        self.history = History()
+        self._order = random_state(generator)
+        self._started = time.perf_counter()
+        self._good: Picture = {}
+        self.hold()
+        #: The start of the run, and how often the last good state has led to a fault: it may be none.
+        self._first, self._failures = self._good, 0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, also before it was taken up again."""
+        return time.perf_counter() - self._started
+
+    def batches(self, source: Source, place: Place | None = None) -> Iterator[Batch]:
+        """The batches of this epoch that are still to come."""
+        if not self.place:
+            self._order = random_state(self.generator)
+            return source.batches(self.generator, place)
+        now = random_state(self.generator)
+        put_random_state(self._order, self.generator)
+        batches = source.batches(self.generator, place, self.place)
+        put_random_state(now, self.generator)
+        return batches
+
+    def stepped(self) -> bool:
+        """One step more is done; False where a look, once every so many steps, finds a fault."""
+        self.place, self.step = self.place + 1, self.step + 1
+        return bool(self.step % _LOOK_EVERY) or not self.fault()
+
+    def keep(self) -> None:
+        """All that belongs to a step is done, its record included: the moment at which the run may be saved."""
+        self.keeper.tick(self._saved)
+
+    def passed(self) -> None:
+        """An epoch is done, with its record: what a divergence backs up to, from now on."""
+        self.epoch, self.place = self.epoch + 1, 0
+        self.hold()
+        self.keep()
+
+    def finish(self) -> None:
+        """The run is done."""
+        self.done, self.place = True, 0
+        self.keeper.save(self.picture())
+
+    def _saved(self) -> Picture | None:
+        """What is saved of the run as it is now: nothing where it has a fault."""
+        if self.fault():
+            return None
+        backing = {"good": self._good, "first": self._first, "failures": self._failures}
+        return {**self.picture(), "backing": backing if self.on_divergence == "halve" else None}
+
+    def hold(self) -> None:
+        """Remember the run as it is now, as the last good state."""
+        self._good, self._failures = _cloned(self.picture()), 0
+
+    def diverged(self) -> bool:
+        """False where there is no fault; else back up to the last good state, and halve the learning rate or raise.
+
+        A state from which a few halvings have not helped was none: the run is put back to its start.
+        """
+        how = self.fault()
+        if not how:
+            return False
+        where, share = f"in epoch {self.epoch + 1}, by step {self.step}", self.share / 2
+        if self._failures >= _HALVINGS:
+            self._good, self._failures = self._first, 0
+        self._failures += 1
+        self.put(_cloned(self._good))
+        if self.on_divergence == "halve" and share >= _LEAST_SHARE:
+            self.share = share
+            return True
+        raise DivergenceError(
+            f"{self.name} {how} {where}, and was put back to step {self.step}: lower the learning rate, or give "
+            'on_divergence="halve", and standardise the columns of real data'
+        )
+
+    def picture(self) -> Picture:
+        """All that is needed to go on."""
+        counts = {name: getattr(self, name) for name in ("epoch", "place", "step", "done", "share", "seconds")}
+        return {
+            **counts,
+            "history": list(self.history.records),
+            "order": self._order,
+            "now": random_state(self.generator),
+            "parts": {name: part.state() for name, part in self.parts.items()},
+        }
+
+    def take_up(self, found: Picture) -> None:
+        """Go on from what was saved of this run."""
+        self.put(found)
+        self.hold()
+        if found.get("backing"):
+            self._good, self._first, self._failures = (found["backing"][n] for n in ("good", "first", "failures"))
+
+    def put(self, picture: Picture) -> None:
+        """Put all back as it was in a picture."""
+        for name in ("epoch", "place", "step", "done", "share"):
+            setattr(self, name, picture[name])
+        self._started = time.perf_counter() - picture["seconds"]
+        self.history.records[:] = picture["history"]
+        self._order = picture["order"]
+        put_random_state(picture["now"], self.generator)
+        for name, part in self.parts.items():
+            part.put(picture["parts"][name])
+
+
+class Whole:
+    """A module, as a part of a run.
+
+    Args:
+        module: all of its parameters and buffers are put back.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def state(self) -> dict[str, Tensor]:
+        """Its parameters and buffers."""
+        return dict(self.module.state_dict())
+
+    def put(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        self.module.load_state_dict(state)
+
+
+def described(source: Source, generator: Generator | None) -> dict[str, Any]:
+    """What can be told of the rows and the seed without reading them, to be compared with another run's."""
+    seed = None if generator is None else generator.initial_seed()
+    return {"rows": source.rows, "columns": source.width, "batch_size": source.batch_size, "seed": seed}
+
+
+def plain(value: Any) -> Any:
+    """A setting as plain values: a schedule at some epochs, anything else that is no number by what it says it is."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_dataclass(value):
+        return {field.name: _of(getattr(value, field.name)) for field in fields(value)}
+    return _of(value) if isinstance(value, nn.Module) else [float(value(float(epoch))) for epoch in _SAMPLED]
+
+
+def _of(value: Any) -> Any:
+    """A number as itself, a module by its settings, a function by its name."""
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__}({value.extra_repr()})"
+    return name_of(value) if callable(value) else value
+
+
+def name_of(function: Any) -> str | None:
+    """What a function or its class is called."""
+    return None if function is None else str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def finite(*values: Tensor) -> bool:
+    """Whether all numbers of some tensors are finite, as far as their sums tell."""
+    return math.isfinite(float(torch.stack([value.detach().sum() for value in values]).sum()))
+
+
+def _cloned(thing: T) -> T:
+    """A copy whose tensors share no memory with those of the original."""
+    if isinstance(thing, Tensor):
+        return thing.detach().clone()  # type: ignore[return-value]
+    if isinstance(thing, dict):
+        return {name: _cloned(value) for name, value in thing.items()}  # type: ignore[return-value]
+    if isinstance(thing, list):
+        return [_cloned(value) for value in thing]  # type: ignore[return-value]
+    return thing

@@ -1,0 +1,326 @@
+"""Supervised training of any network: the loop, and what it carries from step to step."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from os import PathLike
+from typing import Any, Literal, Self
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from dbn.arguments import as_generator, choose_device, finite_number, whole_number
+from dbn.course import Course, Part, Whole, described, finite, name_of, plain
+from dbn.finetuning.evaluation import (
+    ROWS_AT_ONCE,
+    Evaluation,
+    Loss,
+    check_labels,
+    judge,
+    like_of,
+    loss_of,
+    open_labelled,
+    pair,
+    with_own_parameters,
+)
+from dbn.history import History, Record
+from dbn.keeper import Keeper, Picture
+from dbn.scaling import known_scale, remember_scale, scale_of, widened
+from dbn.schedules import Schedule, as_schedule
+
+_ROWS_FOR_SCALE = 10_000
+_RUNAWAY = 1e6  # times the first batch's loss and 1, beyond which no loss of a network that learns is
+
+
+def finetune(
+    model: nn.Module,
+    x: Any,
+    y: Any = None,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    learning_rate: float | Schedule = 1e-3,
+    head_learning_rate: float | Schedule | None = None,
+    optimiser: str | Callable[..., Optimizer] = "adam",
+    weight_decay: float = 0.0,
+    validation: Any = None,
+    patience: int | None = None,
+    loss: Loss | None = None,
+    on_divergence: Literal["raise", "halve"] = "raise",
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
+    device: str | torch.device | None = None,
+    callback: Callable[[Record], None] | None = None,
+    progress: bool = True,
+    description: str = "fine-tuning",
+    generator: Generator | None = None,
+    seed: int | None = None,
+) -> History:
+    """Train a network on labelled rows, by default with Adam and the cross-entropy.
+
+    Source: D. Kingma, J. Ba (2015), Adam: a method for stochastic optimization; for the smaller rate of pretrained
+    layers, G. Hinton, R. Salakhutdinov (2006), Reducing the dimensionality of data with neural networks.
+
+    Args:
+        model: any network, trained in place and left in evaluation mode.
+        x: inputs (n, …) as a tensor or an array, or a Dataset or DataLoader of (input, label). Inputs of networks that
+            begin with a linear layer are flattened.
+        y: class numbers (n,), or real targets (n, k); None where `x` brings them along.
+        epochs: passes over the data.
+        batch_size: rows an update.
+        learning_rate: a number, or a schedule of the epoch.
+        head_learning_rate: the same for the last layer alone; by default as the rest.
+        optimiser: "adam", "sgd" (momentum 0.9), or what builds a torch optimiser from parameter groups and `lr=`,
+            such as `torch.optim.AdamW`.
+        weight_decay: as that optimiser means it, on weights and not on biases.
+        validation: (inputs, labels), or a Dataset or DataLoader of them, held back; the weights of the epoch with the
+            lowest error on them are kept.
+        patience: stop after so many epochs without a lower error on `validation`.
+        loss: of outputs and labels, a mean over rows; by default cross-entropy for class numbers and squared error for
+            real targets.
+        on_divergence: "raise" an error where the loss or a parameter leaves the finite numbers, with the model put back
+            to the start of that epoch (or to its best weights), or "halve" the learning rates and go on from there.
+        checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
+            same call goes on from it to the same bits; a finished run is given back.
+        checkpoint_seconds: least time from one save to the next; 0 saves after every step.
+        device: where to move the model first: "auto" for the first of cuda, mps and cpu that is there; by default it
+            stays where it is.
+        callback: called with the record of every epoch.
+        progress: show a bar.
+        description: what the bar calls this run.
+        generator: draws the order of the rows and dropout; it must be on the device of the model.
+        seed: likewise, as a number.
+
+    Returns:
+        The history. Each record has the epoch, the mean training loss, the seconds so far, and with `validation` its
+        error and loss.
+
+    Raises:
+        TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
+        DivergenceError: where the loss or a parameter is no longer finite.
+        OSError: where `checkpoint` cannot be written; what was saved before is whole.
+
+    Example:
+        >>> inputs = torch.eye(4).repeat(25, 1)
+        >>> model = nn.Sequential(nn.Linear(4, 4))
+        >>> history = finetune(model, inputs, inputs.argmax(1), epochs=30, learning_rate=0.1, progress=False, seed=0)
+        >>> evaluate(model, inputs, inputs.argmax(1)).error
+        0.0
+    """
+    epochs = whole_number(epochs, "epochs", at_least=0)
+    rates = [as_schedule(learning_rate, "learning_rate")] * 2
+    if head_learning_rate is not None:
+        rates[1] = as_schedule(head_learning_rate, "head_learning_rate")
+    limit = math.inf if patience is None else whole_number(patience, "patience")
+    if patience is not None and validation is None:
+        raise ValueError("patience is given without validation: give the rows whose error is to be watched")
+    if on_divergence not in ("raise", "halve"):
+        raise ValueError(f'on_divergence is {on_divergence!r}: choose "raise" or "halve"')
+    decay = finite_number(weight_decay, "weight_decay")
+    groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
+    target = _device_of(model) if device is None else choose_device(device)
+    generator = as_generator(generator, seed, target)
+    build = _optimiser_factory(optimiser)
+    whole_number(batch_size, "batch_size")
+    model.to(target)
+    source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
+    scale = widened(known_scale(model), scale_of(source.subset(_ROWS_FOR_SCALE)))
+    held_back = (
+        None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
+    )
+
+    remember_scale(model, scale)
+    optimizer = build(groups, lr=rates[0](0.0))
+    best, tally = _Best(model), _Tally(target)
+    parts: dict[str, Part] = {"model": Whole(model), "optimiser": _Optimiser(optimizer), "best": best, "tally": tally}
+
+    def plan() -> Picture:
+        return {
+            "model": [list(value.shape) for value in model.parameters()],
+            "optimiser": type(optimizer).__name__,
+            "epochs": epochs,
+            "learning_rate": [plain(rate) for rate in rates],
+            "weight_decay": decay,
+            "patience": limit,
+            "loss": name_of(loss),
+            **described(source, generator),
+        }
+
+    total = None if source.steps is None else epochs * source.steps
+    with Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper, best, _own_randomness(generator):
+        fault = partial(_fault, model, tally)
+        course = Course(parts, fault, generator, keeper, description, on_divergence)
+        if keeper.found is not None:
+            course.take_up(keeper.found)
+        bar = tqdm(
+            total=total, initial=course.step, desc=description, unit="step", disable=not progress, dynamic_ncols=True
+        )
+        with bar:
+            while course.epoch < epochs and best.waited < limit and not course.done:
+                model.train()
+                for inputs, labels in course.batches(source):
+                    now = course.epoch + (course.place / source.steps if source.steps else 0.0)
+                    _set_rates(optimizer, rates, now, course.share)
+                    outputs = model(inputs)
+                    if not source.fixed and labels is not None:
+                        check_labels(labels, outputs, "x")
+                    value = loss_of(outputs, labels, loss)
+                    optimizer.zero_grad()
+                    torch.autograd.backward(value)
+                    optimizer.step()
+                    tally.add(value.detach(), len(inputs))
+                    if not course.stepped():
+                        break
+                    bar.update()
+                    course.keep()
+                if course.diverged():
+                    bar.update(course.step - bar.n)
+                    continue
+                record = {"epoch": course.epoch + 1.0, "loss": tally.mean(), "seconds": course.seconds}
+                if held_back is not None:
+                    judged = judge(model, held_back, loss)
+                    record |= {"validation_error": judged.error, "validation_loss": judged.loss}
+                    best.see(judged)
+                tally.clear()
+                course.history.append(record, description)
+                names = [name for name in ("loss", "validation_error") if name in record]
+                bar.set_postfix({name: f"{record[name]:.4f}" for name in names})
+                if callback is not None:
+                    callback(record)
+                course.passed()
+        if not course.done:
+            course.finish()
+    return course.history
+
+
+class _Tally:
+    """The sum of the loss over the rows of an epoch so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.summed, self.rows = torch.zeros((), device=device), 0
+        self.first, self.last = torch.zeros(2, device=device)  # losses of the first batch of all, and of the last
+        self.begun = False
+
+    def add(self, loss: Tensor, rows: int) -> None:
+        self.first, self.last, self.begun = self.first if self.begun else loss, loss, True
+        self.summed, self.rows = self.summed + loss * rows, self.rows + rows
+
+    def mean(self) -> float:
+        return float(self.summed) / self.rows
+
+    def clear(self) -> None:
+        self.summed, self.rows = torch.zeros_like(self.summed), 0
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("summed", "rows", "first", "last", "begun")}
+
+    def put(self, state: dict[str, Any]) -> None:
+        self.summed, self.first, self.last = (state[name].to(self.summed) for name in ("summed", "first", "last"))
+        self.rows, self.begun = state["rows"], state["begun"]
+
+
+class _Optimiser:
+    """An optimiser's moments and steps, as a part of a run."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def put(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+class _Best:
+    """Keeps the weights of the lowest validation error, and puts them back when the work ends, however it ends."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.lowest, self.waited = model, (math.inf, math.inf), 0
+        self.weights: dict[str, Any] | None = None
+
+    def see(self, judged: Evaluation) -> None:
+        self.waited += 1
+        if (judged.error, judged.loss) < self.lowest:
+            self.lowest, self.waited = (judged.error, judged.loss), 0
+            self.weights = copy.deepcopy(self.model.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        weights = None if self.weights is None else dict(self.weights)
+        return {"lowest": list(self.lowest), "waited": self.waited, "weights": weights}
+
+    def put(self, state: dict[str, Any]) -> None:
+        error, loss = state["lowest"]
+        self.lowest, self.waited, self.weights = (error, loss), state["waited"], state["weights"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.weights is not None:
+            self.model.load_state_dict(self.weights)
+        self.model.eval()
+
+
+def _fault(model: nn.Module, tally: _Tally) -> str:
+    """In words, how the network has left all reason, or nothing."""
+    if not finite(tally.summed, *model.parameters()):
+        return "left the finite numbers"
+    last, limit = float(tally.last), _RUNAWAY * (1 + abs(float(tally.first)))
+    return "" if abs(last) <= limit else f"let the loss run away to {last:.3g}"
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float, parted: bool) -> list[dict[str, Any]]:
+    """Weights and biases, those of the last layer apart where it has a rate of its own, with their place in the rates.
+
+    As few groups as there are settings: each costs a call of the optimiser a step.
+    """
+    own = with_own_parameters(model)
+    if not own:
+        raise ValueError("model has no parameters: there is nothing to train")
+    head = {id(parameter) for parameter in own[-1].parameters()}
+    groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (int(id(parameter) in head) if parted else 0, weight_decay if parameter.dim() > 1 else 0.0)
+            groups.setdefault(key, []).append(parameter)
+    return [{"params": found, "rate": key[0], "weight_decay": key[1]} for key, found in groups.items()]
+
+
+def _optimiser_factory(optimiser: str | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    if callable(optimiser):
+        return optimiser
+    if optimiser == "adam":
+        return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True)
+    if optimiser == "sgd":
+        return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
+    raise ValueError(f'optimiser is {optimiser!r}: choose "adam", "sgd" or a torch optimiser class')
+
+
+def _set_rates(optimizer: Optimizer, rates: list[Schedule], epoch: float, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = share * rates[group["rate"]](epoch)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return like_of(model).device
+
+
+def _own_randomness(generator: Generator | None) -> AbstractContextManager[None]:
+    """Dropout draws from torch's global generator: lend it a seed of ours, and give it back as it was."""
+    if generator is None:
+        return nullcontext()
+    return _lent_seed(generator)
+
+
+@contextmanager
+def _lent_seed(generator: Generator) -> Iterator[None]:
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = [generator.device] if generator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

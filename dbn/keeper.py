@@ -1,0 +1,149 @@
+"""Pictures of a long run, kept in a folder so that the same call goes on where it was."""
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+from torch import Generator
+
+from dbn.arguments import finite_number
+from dbn.checkpoint import DamagedError, load, save
+
+Picture = dict[str, Any]
+
+_KEPT = 2  # files in the folder: the newest, and the one before it should that be damaged
+
+
+class Keeper:
+    """Saves pictures of a run: at most one every so many seconds, one when asked to stop, and one at the end.
+
+    While it is entered, SIGINT and SIGTERM save first and then stop; a second signal stops at once.
+
+    Args:
+        folder: where the files lie, of this run alone; None keeps nothing and leaves signals as they are.
+        kind: what the run is.
+        plan: gives names to plain values of all that decides the run's numbers; asked only where there is a folder.
+        every: seconds from one picture to the next; 0 for one a step.
+
+    Raises:
+        ValueError: where the folder holds another run, or no file of it is whole.
+    """
+
+    def __init__(
+        self, folder: str | PathLike[str] | None, kind: str, plan: Callable[[], Picture] = dict, every: float = 60.0
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
+        self.plan = {} if self.folder is None else plan()
+        #: What a picture of the run is put into before it is saved.
+        self.frame: Callable[[Picture], Picture] = dict
+        self.found = self._newest()
+        self._due, self._asked = time.monotonic() + self.every, 0
+        self._before: dict[int, Any] = {}
+
+    def tick(self, picture: Callable[[], Picture | None]) -> None:
+        """After a step: save where it is time to, and where a signal has come, and then stop for the signal."""
+        if self._asked:
+            self.save(picture())
+            self._stop()
+        if self.folder is not None and time.monotonic() >= self._due:
+            self.save(picture())
+
+    def save(self, picture: Picture | None) -> None:
+        """Save now, and forget the oldest file; a picture that is None is not worth saving."""
+        if self.folder is None or picture is None:
+            return
+        files = self._files()
+        number = int(files[-1].stem) + 1 if files else 1
+        path = self.folder / f"{number:09d}.pt"
+        save(path, {"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)})
+        for old in [*files, path][:-_KEPT]:
+            old.unlink(missing_ok=True)
+        self._due = time.monotonic() + self.every
+
+    def __enter__(self) -> Self:
+        if self.folder is not None and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._release()
+        if self._asked and kind is None:
+            self._stop()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = number
+        self._release()
+
+    def _release(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _stop(self) -> None:
+        number, self._asked = self._asked, 0
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def _files(self) -> list[Path]:
+        return [] if self.folder is None else sorted(self.folder.glob("[0-9]" * 9 + ".pt"))
+
+    def _newest(self) -> Picture | None:
+        """The newest picture that is whole, with a warning where newer ones are not."""
+        if self.folder is not None and self.folder.exists():
+            for left in self.folder.glob(".*.partial"):
+                left.unlink(missing_ok=True)
+        files, damage = self._files(), ""
+        for path in reversed(files):
+            try:
+                saved = load(path, kind=self.kind)
+            except DamagedError as error:
+                damage = damage or str(error)
+                continue
+            if damage:
+                warnings.warn(f"{damage}; going on from {path}, the one before it", stacklevel=4)
+            self._check(saved["plan"])
+            picture: Picture = saved["picture"]
+            return picture
+        if files:
+            raise ValueError(f"checkpoint {self.folder} holds no whole file ({damage}): delete it to begin anew")
+        return None
+
+    def _check(self, theirs: Picture) -> None:
+        names = [name for name in {**self.plan, **theirs} if not _same(self.plan.get(name), theirs.get(name))]
+        if names:
+            raise ValueError(
+                f"checkpoint {self.folder} holds a run with other {', '.join(names)}: give the same arguments "
+                "as before to go on with it, or another folder"
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of plain values in which tuples are lists and a NaN is a NaN."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    return both_nan or bool(one == other)
+
+
+def random_state(generator: Generator | None) -> Picture:
+    """The state of the generator, and of torch's global ones on the CPU and all CUDA devices."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    own = None if generator is None else generator.get_state()
+    return {"own": own, "cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def put_random_state(state: Picture, generator: Generator | None) -> None:
+    """Put back what `random_state` returned."""
+    if generator is not None and state["own"] is not None:
+        generator.set_state(state["own"])
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

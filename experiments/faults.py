@@ -1,0 +1,76 @@
+"""What does a long run survive: kills, damaged files, a full disk, divergence, and data larger than memory?
+
+Kills: a process pretrains and fine-tunes, is killed by SIGKILL at a random moment, and the same command follows; its
+parameters must be those of an unbroken run, bit by bit. Damage: checkpoints are cut off, flipped, replaced and filled
+with code; each must be refused, or passed over for the one before it. A process may write no more; the checkpoint
+before must be whole. Learning rates far too high must end in an error that names the layer, or be halved. A file larger
+than the memory that a process may take is pretrained on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line import option, parse
+from experiments.damage import damaged_files
+from experiments.limits import diverging, full_disk, larger_than_memory
+from experiments.records import as_dict, environment, launch, write_json
+from experiments.survival import killed_runs
+from experiments.tables import aligned
+
+
+@dataclass(frozen=True)
+class Config:
+    """How often, and how much."""
+
+    parts: tuple[str, ...] = option(("kills", "damage", "disk", "divergence", "memory"), "what to try")
+    kills: int = option(50, "runs that are killed once each")
+    damages: int = option(200, "damaged files")
+    megabytes: int = option(4096, "size of the file to pretrain on")
+    limit: int = option(1536, "megabytes of memory that the process may take at its peak")
+    out: str = option("runs/faults", "folder for the result and for what the runs write")
+
+
+PRESETS = {
+    "full": Config(),
+    "tiny": Config(kills=2, damages=20, megabytes=150, limit=1024, out="runs/faults-tiny"),
+}
+
+Outcome = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Try all, print the table, write `results.json`, and end in an error where something did not survive."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
+    trials: dict[str, Callable[[], list[Outcome]]] = {
+        "kills": lambda: [killed_runs(config.kills, out / "kills")],
+        "damage": lambda: damaged_files(config.damages, out / "damage"),
+        "disk": lambda: [full_disk(out / "disk")],
+        "divergence": diverging,
+        "memory": lambda: [larger_than_memory(config.megabytes, config.limit, out / "memory")],
+    }
+    for part in config.parts:
+        if part not in trials:
+            raise ValueError(f"--parts {part}: known are {' '.join(trials)}")
+    rows = []
+    for part in config.parts:
+        for row in trials[part]():
+            rows.append(row)
+            print(f"{row['what']}: {row['survived']} of {row['tried']}, {row['how']}", flush=True)
+    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    write_json(out / "results.json", content)
+    print("\n" + aligned([["what", "survived", "how"], *([r["what"], _count(r), r["how"]] for r in rows)]))
+    lost = [row["what"] for row in rows if row["survived"] < row["tried"]]
+    if lost:
+        raise ValueError(f"not all survived: {', '.join(lost)}")
+    return content
+
+
+def _count(row: Outcome) -> str:
+    return f"{row['survived']} of {row['tried']}"
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,279 @@
+"""A run that is broken off anywhere and called again ends in the same bits as one that is not."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, finetune, train
+from dbn.keeper import Keeper
+from dbn.rbm import RBM
+from dbn.schedules import linear
+from tests.machines import generator
+
+QUIET = {"progress": False, "seed": 3}
+ROWS = torch.rand(50, 6, generator=generator(1))
+OFTEN = {"checkpoint_seconds": 0}
+
+
+class Broken(Exception):
+    """What breaks a run off."""
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch):
+    """No power fails in these tests: what is slow about saving is left out."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """A function that lets the run after it break off at its n-th save."""
+    original_save = Keeper.save
+
+    def at(save):
+        count = [0]
+
+        def counted(self, picture):
+            original_save(self, picture)
+            count[0] += picture is not None
+            if count[0] == save:
+                raise Broken
+
+        monkeypatch.setattr(Keeper, "save", counted if save else original_save)
+
+    return at
+
+
+def broken_and_whole(run, folder, breaking, saves):
+    """The results of a run that is broken off after every so many saves, and of an unbroken one."""
+    results, attempts = None, 0
+    while results is None:
+        assert attempts < 100, "no attempt comes any further"
+        breaking(saves)
+        attempts += 1
+        try:
+            results = run(checkpoint=folder, **OFTEN)
+        except Broken:
+            continue
+        finally:
+            breaking(0)
+    assert attempts > 3
+    return results, run()
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def unhurried(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+EVERYTHING = {"binarise": "sample", "centring": 0.01, "average_from": 1, "sparsity_target": 0.1, "clip": 1.0}
+RECIPES = {
+    "CD": {},
+    "sampled": {"estimator": lambda: CD(2, sample_visible=True), "record_every": 2},
+    "PCD and all else": {"estimator": lambda: PCD(7), **EVERYTHING},
+    "PCD from the data": {"estimator": lambda: PCD(7, start="data")},
+    "fast weights": {"estimator": lambda: FastPCD(7), "learning_rate": linear(0.1, 0.0, 4)},
+    "tempering": {"estimator": lambda: ParallelTempering(5, 3)},
+    "stopping": {"stopping": EarlyStopping(lambda rbm: -abs(float(rbm.weight.norm()) - 0.7), patience=1)},
+    "halving": {"learning_rate": 1e3, "on_divergence": "halve", "visible": Gaussian(6)},
+}
+
+
+@pytest.mark.parametrize("saves", [1, 5])
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_goes_on_to_the_same_bits(name, saves, tmp_path, breaking):
+    recipe = dict(RECIPES[name])
+    visible = recipe.pop("visible", 6)
+    make = recipe.pop("estimator", lambda: None)
+
+    def run(**keeping):
+        rbm, estimator = RBM(visible, 4, seed=0), make()
+        history = train(rbm, ROWS, epochs=4, batch_size=15, estimator=estimator, **recipe, **QUIET, **keeping)
+        chains = {} if estimator is None else dict(estimator.state_dict())
+        return unhurried(history), {**rbm.state_dict(), **chains}
+
+    (history, state), (history_whole, state_whole) = broken_and_whole(run, tmp_path, breaking, saves)
+    assert history == history_whole
+    same(state, state_whole)
+
+
+@pytest.mark.parametrize("upward", ["means", "samples"])
+@pytest.mark.parametrize("saves", [1, 4])
+def test_pretraining_goes_on_in_any_layer_to_the_same_bits(upward, saves, tmp_path, breaking):
+    def run(**keeping):
+        stack = DBN([6, 5, 6, 3], seed=0)
+        settings = {"estimator": [CD(1), PCD(4), None], "validation": ROWS[:9], "upward": upward, "binarise": "sample"}
+        histories = stack.pretrain(ROWS, epochs=[2, 3, 1], batch_size=20, **settings, **QUIET, **keeping)
+        return [unhurried(history) for history in histories], stack.state_dict()
+
+    (history, state), (history_whole, state_whole) = broken_and_whole(run, tmp_path, breaking, saves)
+    assert history == history_whole
+    same(state, state_whole)
+
+
+def test_transposed_starts_go_on_too(tmp_path, breaking):
+    def run(**keeping):
+        stack = DBN([6, 5, 6], seed=0)
+        stack.pretrain(ROWS, epochs=2, start="transposed", upward="samples", **QUIET, **keeping)
+        return stack.state_dict()
+
+    same(*broken_and_whole(run, tmp_path, breaking, 1))
+
+
+class Shaky(TensorDataset):
+    """Rows with noise from torch's global generator."""
+
+    def __getitem__(self, place):
+        x, y = super().__getitem__(place)
+        return x + 0.01 * torch.randn(x.shape), y
+
+
+LABELS = (ROWS[:, 0] > 0.5).long()
+SOURCES = {
+    "tensor": lambda: (ROWS, LABELS),
+    "data set": lambda: (TensorDataset(ROWS, LABELS), None),
+    "shaky": lambda: (Shaky(ROWS, LABELS), None),
+    "loader": lambda: (DataLoader(TensorDataset(ROWS, LABELS), batch_size=15), None),
+}
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", torch.optim.AdamW])
+@pytest.mark.parametrize("saves", [1, 5])
+def test_finetuning_goes_on_to_the_same_bits(optimiser, saves, tmp_path, breaking):
+    def run(**keeping):
+        model = DBN([6, 5, 4], seed=0).to_mlp(2, dropout=0.3, seed=0)
+        settings = {
+            "optimiser": optimiser,
+            "validation": (ROWS, LABELS),
+            "head_learning_rate": 0.01,
+            "weight_decay": 0.1,
+        }
+        history = finetune(model, ROWS, LABELS, epochs=4, batch_size=15, **settings, **QUIET, **keeping)
+        return unhurried(history), model.state_dict()
+
+    (history, state), (history_whole, state_whole) = broken_and_whole(run, tmp_path, breaking, saves)
+    assert history == history_whole
+    same(state, state_whole)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_rows_of_any_source_go_on_where_they_were(name, tmp_path, breaking):
+    def run(**keeping):
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Linear(6, 2))
+        nn.init.zeros_(model[0].weight)
+        x, y = SOURCES[name]()
+        finetune(model, x, y, epochs=3, batch_size=15, progress=False, **keeping)
+        return model.state_dict()
+
+    same(*broken_and_whole(run, tmp_path, breaking, 2))
+
+
+def test_a_finished_run_is_given_back_without_a_step(tmp_path):
+    def run():
+        seen, stack = [], DBN([6, 5, 4], seed=0)
+        histories = stack.pretrain(ROWS, epochs=2, checkpoint=tmp_path, callback=seen.append, **QUIET)
+        return seen, histories, stack
+
+    (first, histories, stack), (second, again, stack_again) = run(), run()
+    assert (len(first), second) == (4, [])
+    assert [list(history) for history in histories] == [list(history) for history in again]
+    same(stack.state_dict(), stack_again.state_dict())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_saves_and_stops_and_leaves_the_handlers_as_they_were(number, error, tmp_path):
+    before, model = signal.getsignal(number), nn.Sequential(nn.Linear(6, 2))
+    seen = []
+
+    def interrupt(record):
+        seen.append(record["epoch"])
+        if record["epoch"] == 2:
+            os.kill(os.getpid(), number)
+
+    settings = {"epochs": 4, "checkpoint": tmp_path, "callback": interrupt, **QUIET}
+    with pytest.raises(error):
+        finetune(model, ROWS, LABELS, **settings)
+    assert signal.getsignal(number) == before
+    finetune(model, ROWS, LABELS, **settings)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    def interrupt(record):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal must have stopped this")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(RBM(6, 4, seed=0), ROWS, epochs=2, callback=interrupt, checkpoint=tmp_path, **QUIET)
+
+
+def test_without_a_folder_signals_are_left_alone():
+    def interrupt(record):
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, callback=interrupt, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"epochs": 3}, "epochs"),
+        ({"learning_rate": 0.01}, "learning_rate"),
+        ({"momentum": 0.3}, "momentum"),
+        ({"estimator": PCD(5)}, "estimator"),
+        ({"seed": 4}, "seed"),
+        ({"data": ROWS[:40]}, "rows"),
+        ({"rbm": RBM(6, 5)}, "machine"),
+        ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "stopping"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp_path):
+    settings = {"rbm": RBM(6, 4, seed=0), "data": ROWS, "epochs": 2, "checkpoint": tmp_path, **QUIET}
+    train(**settings)
+    with pytest.raises(ValueError, match=f"holds a run with other {named}: give the same arguments"):
+        train(**{**settings, **change})
+
+
+def test_a_folder_of_another_kind_and_wrong_seconds_are_refused(tmp_path):
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="holds a train, not a pretrain"):
+        DBN([6, 4], seed=0).pretrain(ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
+    with pytest.raises(ValueError, match="checkpoint_seconds is -1"):
+        train(RBM(6, 4), ROWS, epochs=1, checkpoint=tmp_path, checkpoint_seconds=-1)
+
+
+def test_a_damaged_file_is_passed_over_with_a_warning(tmp_path):
+    rbm, settings = RBM(6, 4, seed=0), {"epochs": 3, "checkpoint": tmp_path, **OFTEN, **QUIET}
+    train(rbm, ROWS, **settings)
+    older, newest = sorted(tmp_path.iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (tmp_path / ".000000009.pt.1.partial").write_bytes(b"left by a run that was killed")
+    again = RBM(6, 4, seed=0)
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*; going on from .*{older.name}"):
+        train(again, ROWS, **settings)
+    same(rbm.state_dict(), again.state_dict())
+    assert len(list(tmp_path.iterdir())) == 2
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no whole file"):
+        train(again, ROWS, **settings)
+
+
+def test_chains_load_into_an_estimator_that_has_not_begun():
+    for kind in (lambda: PCD(7), lambda: FastPCD(7), lambda: ParallelTempering(5, 3)):
+        begun, fresh = kind(), kind()
+        train(RBM(6, 4, seed=0), ROWS, epochs=1, estimator=begun, **QUIET)
+        fresh.load_state_dict(begun.state_dict())
+        same(begun.state_dict(), fresh.state_dict())
