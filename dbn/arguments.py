@@ -164,6 +164,14 @@ def flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def check_watching(callback: Any, progress: Any, description: Any = "") -> None:
+    """Raise a TypeError where a run could not be watched so."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {callback!r}: give a function of a record")
+    flag(progress, "progress")
+    check_instance(description, str, "description", "what the bar calls the run, as a string")
+
+
 def choice(value: Any, options: Sequence[str], name: str) -> str:
     """`value` where it is one of the options; a ValueError that lists them where it is not.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dbn import mlp
-from dbn.arguments import as_generator, as_rows, check_finite, per_layer, whole_number
+from dbn.arguments import as_generator, as_rows, check_finite, flag, per_layer, whole_number
 from dbn.checkpoint import load, save
 from dbn.estimators import Estimator
 from dbn.greedy import CHUNK, Plan, greedy
@@ -150,7 +150,7 @@ class DBN(nn.Module):
             [1, 2]
         """
         count = len(self.layers)
-        columns = {
+        columns: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
@@ -166,10 +166,14 @@ class DBN(nn.Module):
             "clip": clip,
             "stopping": stopping,
         }
+        columns["estimator"] = [
+            copy.deepcopy(one) if isinstance(one, Estimator) else one
+            for one in per_layer(estimator, count, "estimator")
+        ]
         rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
         recipes = [
             Recipe(
-                **dict(zip(columns, copy.deepcopy(row), strict=True)),
+                **dict(zip(columns, row, strict=True)),
                 binarise=binarise,
                 on_divergence=on_divergence,
                 initialise_bias=initialise_bias,
@@ -249,6 +253,7 @@ class DBN(nn.Module):
         Not samples of the model where the top machine's chains have not mixed: compare several numbers of steps.
         """
         generator = as_generator(generator, seed, self.layers[0].weight.device)
+        mean = flag(mean, "mean")
         top, *below = reversed(self.layers)
         v = top.visible.sample(top.visible_bias.expand(whole_number(n, "n"), -1), generator=generator)
         h = top.sample_hidden(top.gibbs(v, steps, generator=generator), generator=generator)

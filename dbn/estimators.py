@@ -6,13 +6,17 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import finite_number, whole_number
+from dbn.arguments import choice, finite_number, flag, whole_number
 from dbn.rbm import ANYWHERE, RBM, Phase, Room, gradient
 from dbn.units.base import written
 
 
 class Estimator(nn.Module, ABC):
     """Draws the rows at which the model's half of the gradient is taken; what a chain carries is a buffer."""
+
+    def check(self, rbm: RBM) -> None:
+        """Raise a TypeError where this estimator cannot serve this machine; called before anything is changed."""
+        return
 
     def prepare(self, rbm: RBM, generator: Generator | None) -> None:
         """Called once before training: set up whatever is carried from step to step for this machine."""
@@ -68,9 +72,10 @@ class CD(Estimator):
     def __init__(self, steps: int = 1, *, sample_visible: bool = False, mean_field: bool = False) -> None:
         super().__init__()
         self.steps = whole_number(steps, "steps")
+        self.sample_visible = flag(sample_visible, "sample_visible")
+        self.mean_field = flag(mean_field, "mean_field")
         if sample_visible and mean_field:
             raise ValueError("sample_visible and mean_field are both given: choose one")
-        self.sample_visible, self.mean_field = sample_visible, mean_field
 
     @torch.no_grad()
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
@@ -98,9 +103,7 @@ class Persistent(Estimator):
         super().__init__()
         self.chains = whole_number(chains, "chains")
         self.steps = whole_number(steps, "steps")
-        if start not in ("noise", "data"):
-            raise ValueError(f'start is {start!r}: choose "noise" or "data"')
-        self.start = start
+        self.start = choice(start, ("noise", "data"), "start")
         self.register_buffer("hidden", None)
 
     def rows(self, batch: int) -> int:
@@ -301,11 +304,16 @@ class ParallelTempering(Estimator):
     def rows(self, batch: int) -> int:
         return self.chains
 
+    def check(self, rbm: RBM) -> None:
+        if not rbm.has_energy:
+            raise TypeError(
+                f"estimator {self} needs an energy, which {rbm.visible} and {rbm.hidden} lack: use CD or PCD"
+            )
+
     @torch.no_grad()
     def prepare(self, rbm: RBM, generator: Generator | None) -> None:
         """Start all replicas at independent draws from the visible biases, unless replicas of this shape go on."""
-        if not rbm.has_energy:
-            raise TypeError(f"{rbm.visible} and {rbm.hidden} have no energy to temper: use CD or PCD")
+        self.check(rbm)
         shape = (len(self.betas), self.chains, rbm.visible.size)
         if self.visible is None or self.visible.shape != shape:
             self.base = rbm.visible_bias.detach().clone()

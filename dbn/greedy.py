@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator
 
+from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
 from dbn.course import described
 from dbn.history import History, Record
@@ -48,6 +49,7 @@ def greedy(
 ) -> list[History]:
     """Train the machines one after another, bottom first, each by `train`'s own loop."""
     _check(layers, plan, validated=validation is not None)
+    check_watching(callback, progress)
     bottom = layers[0]
     source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, generator)
     seen, held_back = described(source, generator), None
@@ -104,10 +106,9 @@ def _taken_up(
 
 def _check(layers: Sequence[RBM], plan: Plan, *, validated: bool) -> None:
     """Raise a ValueError, before any machine is trained, where one of them could not be."""
-    if plan.upward not in ("means", "samples"):
-        raise ValueError(f'upward is {plan.upward!r}: pass "means" or "samples" to the next layer')
-    if plan.start not in ("own", "transposed"):
-        raise ValueError(f'start is {plan.start!r}: choose "own" or "transposed"')
+    choice(plan.upward, ("means", "samples"), "upward")
+    choice(plan.start, ("own", "transposed"), "start")
+    whole_number(plan.cache_bytes, "cache_bytes", at_least=0)
     for rbm, recipe in zip(layers, plan.recipes, strict=True):
         check_fit(rbm, recipe, validated=validated)
     for below, rbm in pairwise(layers):

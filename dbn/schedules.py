@@ -12,17 +12,24 @@ Schedule = Callable[[float], float]
 
 
 def as_schedule(value: float | Schedule, name: str) -> Schedule:
-    """`value` itself where it is a schedule, else that number at every epoch.
+    """`value` where it is a schedule, with a look at every number that it gives, else that number at every epoch.
 
     Raises:
-        TypeError: where it is neither.
-        ValueError: where the number is negative or not finite.
+        TypeError: where it is neither, now or when it is asked.
+        ValueError: where a number is negative or not finite.
 
     Example:
         >>> as_schedule(0.1, "learning_rate")(3.5)
         0.1
     """
-    return value if callable(value) else constant(finite_number(value, name))
+    if not callable(value):
+        return constant(finite_number(value, name))
+    try:
+        first = value(0.0)
+    except Exception as error:
+        raise TypeError(f"{name} is a {type(value).__name__} that gives no number at epoch 0: {error}") from error
+    finite_number(first, f"{name} at epoch 0")
+    return lambda epoch: finite_number(value(epoch), name)
 
 
 def constant(value: float) -> Schedule:

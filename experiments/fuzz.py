@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import dbn
-from dbn import DivergenceError, Evaluation, History, datasets
+from dbn import DivergenceError, EarlyStopping, Evaluation, History, datasets
 from dbn.datasets import DataSplit
 from experiments.command_line import option, parse
 from experiments.faces import FACES, Face
@@ -169,10 +170,15 @@ def _judged_error(
         return "finding: names no argument", message
     if not re.search(r": |; | must | needs ", str(error)):
         return "finding: does not say what to do", message
-    late = any(value.late for value in given.values())
+    late = any(value.late or _is_asked_later(value.value) for value in given.values())
     if not late and not _same(before, _state(subject, given)):
         return "finding: something changed", message
     return "refused", message
+
+
+def _is_asked_later(value: Any) -> bool:
+    """Whether it is a function of the user's own, whose answers are known only while the work is under way."""
+    return isinstance(value, FunctionType | EarlyStopping)
 
 
 def _is_the_users(error: BaseException) -> bool:

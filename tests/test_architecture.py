@@ -33,7 +33,7 @@ RANKS = {
     "training": {"rbm", "estimators", "batches", "schedules", "course", "keeper", "history", "arguments"},
     "likelihood": {"rbm", "units", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
-    "greedy": {"training", "rbm", "batches", "course", "keeper", "history"},
+    "greedy": {"training", "rbm", "batches", "course", "keeper", "history", "arguments"},
     "belief_net": {
         "greedy", "training", "mlp", "estimators", "rbm", "units", "schedules", "history", "checkpoint", "arguments",
     },

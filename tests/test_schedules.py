@@ -42,7 +42,17 @@ def test_hintons_momentum_rises_with_the_sixth_epoch(epoch, value):
 def test_a_number_is_a_constant_schedule_and_a_schedule_is_itself(epoch):
     assert as_schedule(0.1, "rate")(epoch) == constant(0.1)(epoch) == 0.1
     line = linear(1, 0, 5)
-    assert as_schedule(line, "rate") is line
+    assert as_schedule(line, "rate")(epoch) == line(epoch)
+
+
+def test_what_a_schedule_gives_is_looked_at_when_it_is_made_and_whenever_it_is_asked():
+    for wrong, error in ((lambda epoch: None, TypeError), (lambda epoch: -1.0, ValueError), (len, TypeError)):
+        with pytest.raises(error, match=r"^rate "):
+            as_schedule(wrong, "rate")
+    later = as_schedule(lambda epoch: 0.1 - epoch, "rate")
+    assert later(0.05) == 0.05
+    with pytest.raises(ValueError, match=r"rate is -0\.9"):
+        later(1.0)
 
 
 @pytest.mark.parametrize(

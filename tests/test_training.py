@@ -211,7 +211,8 @@ def test_momentum_rises_at_the_sixth_epoch():
 def test_schedules_see_epochs_and_parts_of_them():
     seen = []
     train(RBM(6, 4), pixels(), epochs=2, batch_size=50, learning_rate=lambda epoch: seen.append(epoch) or 0.1, **QUIET)
-    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert seen[-8:] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert set(seen[:-8]) <= {0.0}  # asked once before anything changes
     constant, falling = RBM(6, 4, seed=0), RBM(6, 4, seed=0)
     train(constant, pixels(), epochs=2, learning_rate=0.1, **QUIET)
     train(falling, pixels(), epochs=2, learning_rate=linear(0.1, 0.1, 2), **QUIET)

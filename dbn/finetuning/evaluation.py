@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import UninitializedParameter
 
-from dbn.arguments import as_tensor, check_finite
+from dbn.arguments import as_tensor, check_finite, check_instance
 from dbn.batches import Source, open_source
 from dbn.scaling import Scale, known_scale, scale_check
 
@@ -51,6 +52,8 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
         >>> round(evaluate(model, torch.zeros(3, 2), torch.tensor([0, 1, 1])).accuracy, 2) in (0.33, 0.67)
         True
     """
+    check_model(model)
+    check_loss(loss)
     return judge(model, open_labelled(model, x, y, ROWS_AT_ONCE, "x", known_scale(model)), loss)
 
 
@@ -69,6 +72,7 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         >>> predict(nn.Sequential(nn.Identity()), torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
         tensor([1, 0])
     """
+    check_model(model)
     source = open_source(
         x,
         batch_size=ROWS_AT_ONCE,
@@ -104,13 +108,31 @@ def open_labelled(model: nn.Module, x: Any, y: Any, batch_size: int, name: str, 
 
 @torch.no_grad()
 def _outputs_of(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """What the model makes of the first row, or a ValueError where rows of this shape do not fit it."""
+    """What the model makes of the first row (1, k), or an error where rows of this shape do not fit it."""
     try:
         with _evaluating(model):
-            outputs: Tensor = model(x[:1])
-    except RuntimeError as error:
+            outputs: Any = model(x[:1])
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{name} of shape {tuple(x.shape)} does not pass through the model: {error}") from error
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"model returns a {type(outputs).__name__}: give a network whose output is one tensor (n, k)")
+    if outputs.dim() != 2 or len(outputs) != 1:
+        raise ValueError(f"model makes {tuple(outputs.shape)} of one row of {name}: its output must be (n, k)")
     return outputs
+
+
+def check_model(model: Any) -> None:
+    """Raise an error where `model` is no network with numbers in it."""
+    check_instance(model, nn.Module, "model", "a network, such as nn.Sequential(…)")
+    for name, value in model.named_parameters():
+        if isinstance(value, UninitializedParameter) or value.is_meta:
+            raise ValueError(f"model has no numbers in {name} yet: pass some rows through it, or move it to a device")
+
+
+def check_loss(loss: Any) -> None:
+    """Raise a TypeError where `loss` is neither None nor a function."""
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss is {loss!r}: give a function of outputs and labels")
 
 
 def pair(validation: Any) -> tuple[Any, Any]:
@@ -122,7 +144,14 @@ def pair(validation: Any) -> tuple[Any, Any]:
 
 
 def _labels(y: Any) -> Tensor:
-    labels = as_tensor(torch.as_tensor(y) if isinstance(y, list | tuple) else y, "labels")
+    if isinstance(y, list | tuple):
+        try:
+            y = torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"labels are a {type(y).__name__} that is no table of numbers ({error}): give one label a row"
+            ) from error
+    labels = as_tensor(y, "labels")
     return labels if labels.is_floating_point() else labels.long()
 
 
@@ -165,10 +194,17 @@ def judge(model: nn.Module, source: Source, loss: Loss | None) -> Evaluation:
 def loss_of(outputs: Tensor, labels: Tensor | None, loss: Loss | None) -> Tensor:
     assert labels is not None
     if loss is not None:
-        return loss(outputs, labels)
+        value: Any = loss(outputs, labels)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise TypeError(f"loss gives {_described(value)}: let it give the mean over rows, a tensor of one number")
+        return value.reshape(())
     if labels.is_floating_point():
         return functional.mse_loss(outputs, labels.to(outputs.dtype))
     return functional.cross_entropy(outputs, labels)
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def like_of(model: nn.Module) -> Tensor:

@@ -13,13 +13,23 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from dbn.arguments import as_generator, choose_device, finite_number, whole_number
+from dbn.arguments import (
+    as_generator,
+    check_instance,
+    check_watching,
+    choice,
+    choose_device,
+    finite_number,
+    whole_number,
+)
 from dbn.course import Course, Part, Whole, described, finite, name_of, plain
 from dbn.finetuning.evaluation import (
     ROWS_AT_ONCE,
     Evaluation,
     Loss,
     check_labels,
+    check_loss,
+    check_model,
     judge,
     like_of,
     loss_of,
@@ -105,12 +115,16 @@ def finetune(
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
 
     Example:
+        >>> from dbn import evaluate
         >>> inputs = torch.eye(4).repeat(25, 1)
         >>> model = nn.Sequential(nn.Linear(4, 4))
         >>> history = finetune(model, inputs, inputs.argmax(1), epochs=30, learning_rate=0.1, progress=False, seed=0)
         >>> evaluate(model, inputs, inputs.argmax(1)).error
         0.0
     """
+    check_model(model)
+    check_loss(loss)
+    check_watching(callback, progress, description)
     epochs = whole_number(epochs, "epochs", at_least=0)
     rates = [as_schedule(learning_rate, "learning_rate")] * 2
     if head_learning_rate is not None:
@@ -118,8 +132,7 @@ def finetune(
     limit = math.inf if patience is None else whole_number(patience, "patience")
     if patience is not None and validation is None:
         raise ValueError("patience is given without validation: give the rows whose error is to be watched")
-    if on_divergence not in ("raise", "halve"):
-        raise ValueError(f'on_divergence is {on_divergence!r}: choose "raise" or "halve"')
+    choice(on_divergence, ("raise", "halve"), "on_divergence")
     decay = finite_number(weight_decay, "weight_decay")
     groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
     target = _device_of(model) if device is None else choose_device(device)
@@ -133,8 +146,9 @@ def finetune(
         None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
     )
 
-    remember_scale(model, scale)
     optimizer = build(groups, lr=rates[0](0.0))
+    check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
+    remember_scale(model, scale)
     best, tally = _Best(model), _Tally(target)
     parts: dict[str, Part] = {"model": Whole(model), "optimiser": _Optimiser(optimizer), "best": best, "tally": tally}
 
@@ -280,8 +294,8 @@ def _parameter_groups(model: nn.Module, weight_decay: float, parted: bool) -> li
     As few groups as there are settings: each costs a call of the optimiser a step.
     """
     own = with_own_parameters(model)
-    if not own:
-        raise ValueError("model has no parameters: there is nothing to train")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model has no parameters that require a gradient: there is nothing to train")
     head = {id(parameter) for parameter in own[-1].parameters()}
     groups: dict[tuple[int, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -294,11 +308,9 @@ def _parameter_groups(model: nn.Module, weight_decay: float, parted: bool) -> li
 def _optimiser_factory(optimiser: str | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     if callable(optimiser):
         return optimiser
-    if optimiser == "adam":
+    if choice(optimiser, ("adam", "sgd"), "optimiser") == "adam":
         return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True)
-    if optimiser == "sgd":
-        return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
-    raise ValueError(f'optimiser is {optimiser!r}: choose "adam", "sgd" or a torch optimiser class')
+    return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
 
 
 def _set_rates(optimizer: Optimizer, rates: list[Schedule], epoch: float, share: float) -> None:

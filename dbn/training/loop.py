@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from dbn.arguments import as_generator, finite_number, whole_number
+from dbn.arguments import as_generator, check_instance, check_watching, choice, finite_number, flag, whole_number
 from dbn.batches import Source
 from dbn.course import Course, Part, Whole, described, plain
 from dbn.estimators import CD, Estimator
@@ -112,7 +112,8 @@ def train(
         gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting.
 
     Raises:
-        TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
+        TypeError, ValueError: for arguments or data that do not fit, before anything is changed. Rows of a Dataset, a
+            DataLoader or a memory map are looked at as they are read, and may be refused later.
         DivergenceError: where parameters are no longer finite, or the free energy has run away.
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
 
@@ -124,6 +125,8 @@ def train(
 
     The reconstruction error does not rank machines as density models: contrastive divergence all but minimises it.
     """
+    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 500)")
+    check_watching(callback, progress, description)
     generator = as_generator(generator, seed, rbm.weight.device)
     recipe = Recipe(
         epochs=epochs,
@@ -146,6 +149,7 @@ def train(
         monitor_rows=monitor_rows,
         record_every=record_every,
     )
+    check_fit(rbm, recipe, validated=validation is not None)
     source = presented(rbm, open_rows(rbm, data, batch_size), binarise, generator)
     held_back = None
     if validation is not None:
@@ -186,17 +190,17 @@ class Recipe(Penalties):
         finite_number(self.weight_decay, "weight_decay")
         if self.centring is not None and finite_number(self.centring, "centring") > 1:
             raise ValueError(f"centring is {self.centring}: give the rate of a moving average, at most 1")
-        if self.binarise not in (None, "sample", "threshold"):
-            raise ValueError(f'binarise is {self.binarise!r}: choose "sample" or "threshold"')
+        if self.binarise is not None:
+            choice(self.binarise, ("sample", "threshold"), "binarise")
         finite_number(0.0 if self.average_from is None else self.average_from, "average_from")
         whole_number(self.monitor_rows, "monitor_rows")
+        flag(self.initialise_bias, "initialise_bias")
         whole_number(1 if self.record_every is None else self.record_every, "record_every")
         if not isinstance(self.estimator, Estimator | None):
             raise TypeError(f"estimator is {self.estimator!r}: give an estimator such as CD(1) or PCD(chains=100)")
         if not isinstance(self.stopping, EarlyStopping | None):
             raise TypeError(f"stopping is {self.stopping!r}: give an EarlyStopping")
-        if self.on_divergence not in ("raise", "halve"):
-            raise ValueError(f'on_divergence is {self.on_divergence!r}: choose "raise" or "halve"')
+        choice(self.on_divergence, ("raise", "halve"), "on_divergence")
 
     def described(self) -> dict[str, Any]:
         """Every setting as plain values, to be compared with another run's."""
@@ -219,7 +223,6 @@ def run(
     rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
     momentum = as_schedule(recipe.momentum, "momentum")
     estimator = CD(1) if recipe.estimator is None else recipe.estimator
-    check_fit(rbm, recipe, validated=validation is not None)
     monitor = Monitor(rbm, source, validation, recipe.monitor_rows)
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
@@ -275,11 +278,14 @@ def run(
 
 
 def check_fit(rbm: RBM, recipe: Recipe, *, validated: bool) -> None:
-    """Raise a ValueError where a recipe asks for what this machine, or no rows of validation, cannot give."""
+    """Raise an error where a recipe asks for what this machine, or no rows of validation, cannot give."""
+    if recipe.estimator is not None:
+        recipe.estimator.check(rbm)
     low, high = rbm.hidden.support
     target = recipe.sparsity_target
     if target is not None and not low < target < high:
-        raise ValueError(f"sparsity_target is {target}, but {rbm.hidden} have means in {low:g}..{high:g}")
+        found = f"sparsity_target is {float(target):g}, but {rbm.hidden} have means in {low:g}..{high:g}"
+        raise ValueError(f"{found}: give one in between")
     gap = recipe.stopping is not None and recipe.stopping.largest_gap is not None
     if gap and not (validated and rbm.has_energy):
         raise ValueError("stopping has a largest_gap, which needs validation rows and units with an energy")

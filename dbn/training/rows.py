@@ -18,7 +18,9 @@ def open_rows(rbm: RBM, data: Any, batch_size: int, name: str = "data") -> Sourc
     def check(rows: Tensor, name: str) -> None:
         width = rbm.visible.size
         if rows.shape[1] != width:
-            raise ValueError(f"{name} has {rows.shape[1]} columns, but the machine has {width} visible units")
+            raise ValueError(
+                f"{name} has {rows.shape[1]} columns, but the machine has {width} visible units: give {width}"
+            )
         rbm.visible.constrain_data(rows, name)
 
     return open_source(data, batch_size=batch_size, like=rbm.weight, check=check, name=name)

@@ -85,7 +85,7 @@ class Learner:
         for name, parameter in self.parameters.items():
             parameter.add_(self.increments[name])
         if self.penalties.max_norm is not None:
-            self.rbm.weight.renorm_(2, 1, self.penalties.max_norm)
+            self.rbm.weight.renorm_(2, 1, float(self.penalties.max_norm))
 
     def state(self) -> dict[str, Any]:
         """What is carried from step to step."""
@@ -112,13 +112,12 @@ class Learner:
         self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float
     ) -> None:
         offsets = None if self.centre is None else _followed(*self.centre, positive)
-        limit = self.penalties.clip
-        if limit is None:
+        if self.penalties.clip is None:
             add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum, offsets)
             return
         add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
         norm = torch.stack([value.norm() for value in self.gradient.values()]).norm()
-        share = learning_rate * (limit / norm).clamp(max=1)
+        share = learning_rate * (float(self.penalties.clip) / norm).clamp(max=1)
         for name, increment in self.increments.items():
             increment.mul_(momentum).add_(self.gradient[name] * share)
 

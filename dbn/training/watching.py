@@ -146,6 +146,8 @@ class EarlyStopping:
         whole_number(self.every, "every")
         whole_number(self.patience, "patience")
         finite_number(0.0 if self.largest_gap is None else self.largest_gap, "largest_gap")
+        if self.score is not None and not callable(self.score):
+            raise TypeError(f"score is {self.score!r}: give a function of the machine")
         if self.score is None and self.largest_gap is None:
             raise ValueError("EarlyStopping has neither a score nor a largest_gap: give one of them")
 
@@ -166,7 +168,9 @@ class Best:
             return
         if self.stopping.score is not None and record["epoch"] % self.stopping.every == 0:
             with average.shown():
-                record["score"] = float(self.stopping.score(self.rbm))
+                score: Any = self.stopping.score(self.rbm)
+                score = score.item() if isinstance(score, Tensor) and score.numel() == 1 else score
+                record["score"] = finite_number(score, "score of stopping", signed=True)
                 self._see(record["score"])
         gap, largest = record.get("free_energy_gap"), self.stopping.largest_gap
         too_wide = largest is not None and gap is not None and gap > largest
