@@ -26,11 +26,13 @@ from dbn import (
     datasets,
     exact_log_partition,
     log_likelihood,
+    plots,
     train,
 )
 from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
+from experiments.pretrain import image_shape
 from experiments.records import as_dict, environment, launch, mean_sd, read_json, write_json
 from experiments.tables import aligned
 from experiments.timing import Work, learning, seconds
@@ -38,6 +40,7 @@ from experiments.timing import Work, learning, seconds
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25
 _PARTS = ("test", "validation", "train")
+_DREAMS = 15  # images a row
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Config:
     average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
+    dream_steps: int = option(10_000, "Gibbs steps of the chains that are drawn")
     seeds: int = option(5, "machines of each kind")
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
     out: str = option("runs/likelihood-small", "folder for the result")
@@ -72,7 +76,7 @@ PRESETS = {
     "small": Config(),
     "table": Config(
         estimators=("CD", "CD-uncentred", "CD-25", "PCD", "PCD-uncentred", "FastPCD", "tempering"),
-        epochs=(20,),
+        epochs=(10,),
         out="runs/likelihood-table",
     ),
     "rbm500": Config(
@@ -91,6 +95,7 @@ PRESETS = {
         epochs=(1, 1),
         gibbs_steps=(1, 2),
         rates=(0.05, 0.02, 0.01),
+        dream_steps=10,
         seeds=2,
         device="cpu",
         out="runs/likelihood-tiny",
@@ -133,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(f"{name}, seed {seed}: validation {arms[-1]['validation']:.2f} nats", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
+    _draw(config, split, out)
     print(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
     return content
 
@@ -217,6 +223,23 @@ def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, An
     rows = {name: log_likelihood(rbm, x, log_z) for name, x in binary.items()}
     error = float(rows["test"].std()) / len(rows["test"]) ** 0.5
     return {**{name: float(row.mean()) for name, row in rows.items()}, "standard_error": error, "log_z": log_z, **how}
+
+
+def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
+    """What the first machine of each kind dreams, beside test rows, where rows are images: `dreams.png`."""
+    shape = image_shape(split)
+    if shape is None:
+        return
+    rows = {"test rows": split.test.x[:_DREAMS]}
+    for name in config.estimators:
+        rbm = RBM.load(out / "machines" / f"{name}-0.pt")
+        noise = rbm.visible.sample(
+            rbm.visible_bias.detach().expand(_DREAMS, -1), generator=torch.Generator().manual_seed(0)
+        )
+        dreams = rbm.gibbs(noise, config.dream_steps, seed=0)
+        rows[name] = rbm.mean_visible(rbm.sample_hidden(dreams, seed=1)).detach()
+    title = f"p(v | h) after {config.dream_steps} Gibbs steps from independent pixels, a chain an image"
+    plots.image_rows(rows, shape, title=title).savefig(out / "dreams.png")
 
 
 def table(arms: Sequence[dict[str, Any]]) -> str:

@@ -214,6 +214,7 @@ def test_where_learning_leaves_the_floor_in_words():
 
 def test_likelihoods_are_measured_once_and_go_on_from_what_is_finished(tmp_path, capsys):
     first = likelihood.main(["tiny", "--out", str(tmp_path)])
+    assert is_png(tmp_path / "dreams.png")
     assert [(arm["estimator"], arm["seed"]) for arm in first["arms"]] == [("CD", 0), ("CD", 1), ("PCD", 0), ("PCD", 1)]
     assert all(-784 * math.log(2) < arm["test"] < -100 and arm["log_partition"] == "exact" for arm in first["arms"])
     (tmp_path / "arms" / "PCD-1.json").unlink()  # its machine is still there: only the measuring is done again
