@@ -271,8 +271,9 @@ def throughput(config: Config, device: torch.device) -> list[Row]:
 
 
 _MEMORY = """
-import resource, sys, torch
+import sys, torch
 from dbn import DBN
+from experiments.memory import forget_peak, peak_bytes
 from experiments.peers import PEERS
 name, rows, hidden = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ours = lambda x, hidden: lambda: DBN([784, hidden], seed=0).pretrain(x, epochs=1, progress=False, seed=0)
@@ -280,9 +281,10 @@ fit = {"dbn": ours, **PEERS}[name]
 fit(torch.rand(200, 784), hidden)()
 x = torch.rand(rows, 784)
 data = x.nbytes + 4 * (784 * hidden + 784 + hidden)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+forget_peak()
+before = peak_bytes()
 fit(x, hidden)()
-print((data + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / data)
+print((data + peak_bytes() - before) / data)
 """
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dbn import DBN, RBM, DivergenceError, Gaussian, datasets, train
+from experiments.memory import peak_bytes
 
 _MB = 2**20
 
@@ -103,7 +104,7 @@ def pretrain_mapped(path: str, rows: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"progress": False, "seed": 0, "learning_rate": 0.05, "momentum": 0.5}
     stack = DBN([784, 64, 32], seed=0)
     histories = stack.pretrain(mapped, epochs=1, cache_bytes=2**26, **settings)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / _MB
     digits = datasets.load("mnist-sample").train.x
     epochs = max(1, round(rows / len(digits)))
     train(other := RBM(784, 64, seed=0), digits, epochs=epochs, **settings)

@@ -18,7 +18,17 @@ def test_the_ten_lines_run(capsys):
 def test_the_likelihood_that_one_can_believe_runs(capsys):
     exec(re.sub(r"(epochs|average_from|temperatures)=\d+", r"\1=1", CODE[1]), {})
     assert float(re.search(r"tensor\((-\d+\.\d+)", capsys.readouterr().out)[1]) < 0
-    assert len(CODE) == 2
+
+
+def test_nothing_is_lost_between_two_calls(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(re.sub(r"epochs=\d+", "epochs=1", CODE[0]), names)
+    names["images"] = names["split"].train.x
+    for _ in range(2):
+        exec(re.sub(r"epochs=\d+", "epochs=1", CODE[2]), names)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stack", "mlp"}
+    assert len(CODE) == 3
 
 
 def test_the_two_commands_come_first():
