@@ -16,7 +16,7 @@ from dbn.arguments import as_tensor, check_finite, flattened
 Check = Callable[[Tensor, str], None]
 Place = Callable[[int], Tensor | None]
 
-_ROWS_HELD = 1000  # rows of a mapped file after which its pages are given back; a row may bring 64 kB of neighbours
+_ROWS_HELD = 100  # rows of a mapped file after which its pages are given back; each may bring 2 MB of neighbours
 
 
 class Batch(NamedTuple):
@@ -36,6 +36,8 @@ class Source(ABC):
     batch_size: int
     #: Whether every pass sees the same rows, so that what is computed from them may be kept.
     fixed: bool = False
+    #: What a loader draws its own order from, where it was given that.
+    generator: Generator | None = None
 
     @property
     def steps(self) -> int | None:
@@ -45,7 +47,7 @@ class Source(ABC):
     def with_batch_size(self, batch_size: int) -> Self:
         """The same rows in batches of another size, where the source decides it."""
         other = copy.copy(self)
-        other.batch_size = batch_size
+        other.batch_size = int(batch_size)
         return other
 
     @abstractmethod
@@ -163,20 +165,27 @@ class MemmapSource(Source):
 
     def in_order(self) -> Iterator[Batch]:
         for start in range(0, len(self.x), self.batch_size):
-            yield self._batch(slice(start, start + self.batch_size))
+            yield self._batch(np.arange(start, min(start + self.batch_size, len(self.x))))
 
     def subset(self, count: int) -> Tensor:
         return self._batch(_evenly(len(self.x), count).numpy()).x
 
-    def _batch(self, chosen: Any) -> Batch:
-        batch = self.reader.batch(np.array(self.x[chosen]), None if self.y is None else self.y[chosen])
-        self.read += len(batch.x)
+    def _batch(self, chosen: np.ndarray[Any, Any]) -> Batch:
+        parts = np.split(chosen, range(_ROWS_HELD, len(chosen), _ROWS_HELD))
+        rows = [self._read(part) for part in parts]
+        return self.reader.batch(
+            rows[0] if len(rows) == 1 else np.concatenate(rows), None if self.y is None else self.y[chosen]
+        )
+
+    def _read(self, chosen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Some rows, copied; the pages read so far then go from this process, which else grows as large as the file."""
+        rows = np.array(self.x[chosen])
+        self.read += len(chosen)
         if self.read >= _ROWS_HELD:
             self._give_back()
-        return batch
+        return rows
 
     def _give_back(self) -> None:
-        """Let the pages read so far go from this process, which else grows as large as the file; the cache has them."""
         self.read, mapped = 0, getattr(self.x, "_mmap", None)
         if mapped is not None and self.x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c" has changes of its own
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -220,6 +229,7 @@ class LoaderSource(Source):
 
     def __init__(self, loader: DataLoader[Any], *, reader: Reader) -> None:
         self.loader, self.reader, self.batch_size = loader, reader, loader.batch_size or 1
+        self.generator = loader.generator
         self.rows = _length(loader.dataset)
         self.width = next(self.in_order()).x.shape[1]
 
@@ -249,9 +259,11 @@ class MappedSource(Source):
         function: Callable[[Tensor], Tensor],
         width: int,
         watch: Callable[[Tensor], Tensor] | None = None,
+        *,
+        fixed: bool = False,
     ) -> None:
         self.source, self.function, self.width, self.rows = source, function, width, source.rows
-        self.batch_size = source.batch_size
+        self.batch_size, self.generator, self.fixed = source.batch_size, source.generator, fixed
         self.watch = watch or function  # what a subset goes through, where watching must not draw what training draws
 
     @property
@@ -259,7 +271,8 @@ class MappedSource(Source):
         return self.source.steps
 
     def with_batch_size(self, batch_size: int) -> "MappedSource":
-        return MappedSource(self.source.with_batch_size(batch_size), self.function, self.width, self.watch)
+        source = self.source.with_batch_size(batch_size)
+        return MappedSource(source, self.function, self.width, self.watch, fixed=self.fixed)
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         return (batch._replace(x=self.function(batch.x)) for batch in self.source.batches(generator, skip=skip))
@@ -302,6 +315,7 @@ def open_source(
         >>> [tuple(batch.x.shape) for batch in source.batches(None)]
         [(100, 6), (100, 6), (50, 6)]
     """
+    batch_size = int(batch_size)
     reader = Reader(like, check or (lambda x, name: None), name, flatten)
     if isinstance(data, Source):
         return data

@@ -156,7 +156,6 @@ class DBN(nn.Module):
             "learning_rate": learning_rate,
             "momentum": momentum,
             "weight_decay": weight_decay,
-            "estimator": estimator,
             "centring": centring,
             "average_from": average_from,
             "l1": l1,

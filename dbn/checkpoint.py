@@ -1,5 +1,6 @@
 """Named objects in one file: written atomically, checked by a checksum, read without running code."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -57,7 +58,8 @@ def save(path: str | PathLike[str], objects: dict[str, Any]) -> None:
         before = "; the file before it is whole" if target.exists() else ""
         raise OSError(error.errno, f"{target} could not be saved ({error.strerror or error}){before}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def load(path: str | PathLike[str], *, kind: str) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def load(path: str | PathLike[str], *, kind: str) -> dict[str, Any]:
         raise DamagedError(f"{path} was not written by dbn: load it with torch.load")
     if not isinstance(saved["format"], int) or saved["format"] > FORMAT:
         raise ValueError(f"{path} has format {saved['format']}, this version reads up to {FORMAT}: update dbn")
+    if saved["format"] < FORMAT:
+        raise ValueError(f"{path} has format {saved['format']}, which was written before {FORMAT}: make it anew")
     if not whole:
         raise DamagedError(f"{path} is damaged, or was not written by dbn: it has no checksum that fits its content")
     if saved.get("kind") != kind:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dbn.batches import Batch, Place, Source
-from dbn.history import DivergenceError, History
+from dbn.history import DivergenceError, History, Record
 from dbn.keeper import Keeper, Picture, put_random_state, random_state
 
 _LOOK_EVERY = 100  # steps from one look for a fault to the next
@@ -38,6 +38,7 @@ class Course:
         parts: names to what the run changes.
         fault: says in words how what was trained has left all reason, or nothing.
         generator: draws the order of the rows and all samples.
+        source: the rows, whose loader may draw from a generator of its own.
         keeper: saves pictures of the run.
         name: what errors call the run.
         on_divergence: "raise" where numbers leave the finite, or "halve" the learning rate and go on from the last
@@ -49,38 +50,55 @@ class Course:
         parts: Mapping[str, Part],
         fault: Callable[[], str],
         generator: Generator | None,
+        source: Source,
         keeper: Keeper,
         name: str,
         on_divergence: Literal["raise", "halve"],
     ) -> None:
-        self.parts, self.fault, self.generator, self.keeper, self.name = parts, fault, generator, keeper, name
+        self.parts, self._look, self.keeper, self.name = parts, fault, keeper, name
+        self.generators, self.source = (generator, source.generator), source
         self.on_divergence = on_divergence
         self.epoch, self.place, self.step, self.done = 0, 0, 0, False
         #: What is left of the learning rate after halving it.
         self.share = 1.0
         self.history = History()
-        self._order = random_state(generator)
+        #: In words, what is wrong with a record that was made.
+        self.flaw = ""
+        self._order = random_state(*self.generators)
         self._started = time.perf_counter()
         self._good: Picture = {}
         self.hold()
         #: The start of the run, and how often the last good state has led to a fault: it may be none.
-        self._first, self._failures = self._good, 0
+        self._first, self._failures = self._good if on_divergence == "halve" else {}, 0
 
     @property
     def seconds(self) -> float:
         """Time spent on the run, also before it was taken up again."""
         return time.perf_counter() - self._started
 
-    def batches(self, source: Source, place: Place | None = None) -> Iterator[Batch]:
+    def batches(self, place: Place | None = None) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""
+        generator, _ = self.generators
         if not self.place:
-            self._order = random_state(self.generator)
-            return source.batches(self.generator, place)
-        now = random_state(self.generator)
-        put_random_state(self._order, self.generator)
-        batches = source.batches(self.generator, place, self.place)
-        put_random_state(now, self.generator)
+            self._order = random_state(*self.generators)
+            return self.source.batches(generator, place)
+        now = random_state(*self.generators)
+        put_random_state(self._order, *self.generators)
+        batches = self.source.batches(generator, place, self.place)
+        put_random_state(now, *self.generators)
         return batches
+
+    def recorded(self, record: Record) -> bool:
+        """Add a record to the history; False, with the flaw noted, where a number in it is not finite."""
+        if not all(map(math.isfinite, record.values())):
+            self.flaw = "left the finite numbers"
+            return False
+        self.history.append(record, self.name)
+        return True
+
+    def fault(self) -> str:
+        """In words, how what was trained has left all reason, or nothing."""
+        return self.flaw or self._look()
 
     def stepped(self) -> bool:
         """One step more is done; False where a look, once every so many steps, finds a fault."""
@@ -122,16 +140,17 @@ class Course:
         if not how:
             return False
         where, share = f"in epoch {self.epoch + 1}, by step {self.step}", self.share / 2
-        if self._failures >= _HALVINGS:
+        if self._failures >= _HALVINGS and self._first:
             self._good, self._failures = self._first, 0
         self._failures += 1
         self.put(_cloned(self._good))
         if self.on_divergence == "halve" and share >= _LEAST_SHARE:
             self.share = share
             return True
+        other = ', or give on_divergence="halve",' if self.on_divergence == "raise" else ""
         raise DivergenceError(
-            f"{self.name} {how} {where}, and was put back to step {self.step}: lower the learning rate, or give "
-            'on_divergence="halve", and standardise the columns of real data'
+            f"{self.name} {how} {where}, and was put back to step {self.step}: lower the learning rate{other} and "
+            "standardise the columns of real data"
         )
 
     def picture(self) -> Picture:
@@ -141,7 +160,7 @@ class Course:
             **counts,
             "history": list(self.history.records),
             "order": self._order,
-            "now": random_state(self.generator),
+            "now": random_state(*self.generators),
             "parts": {name: part.state() for name, part in self.parts.items()},
         }
 
@@ -158,8 +177,8 @@ class Course:
             setattr(self, name, picture[name])
         self._started = time.perf_counter() - picture["seconds"]
         self.history.records[:] = picture["history"]
-        self._order = picture["order"]
-        put_random_state(picture["now"], self.generator)
+        self._order, self.flaw = picture["order"], ""
+        put_random_state(picture["now"], *self.generators)
         for name, part in self.parts.items():
             part.put(picture["parts"][name])
 
@@ -189,19 +208,23 @@ def described(source: Source, generator: Generator | None) -> dict[str, Any]:
     return {"rows": source.rows, "columns": source.width, "batch_size": source.batch_size, "seed": seed}
 
 
-def plain(value: Any) -> Any:
-    """A setting as plain values: a schedule at some epochs, anything else that is no number by what it says it is."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if is_dataclass(value):
-        return {field.name: _of(getattr(value, field.name)) for field in fields(value)}
-    return _of(value) if isinstance(value, nn.Module) else [float(value(float(epoch))) for epoch in _SAMPLED]
-
-
-def _of(value: Any) -> Any:
-    """A number as itself, a module by its settings, a function by its name."""
+def plain(value: Any, epochs: int) -> Any:
+    """A setting as plain values: a schedule at some epochs of the run, a module by the numbers and words in it."""
     if isinstance(value, nn.Module):
-        return f"{type(value).__name__}({value.extra_repr()})"
+        return {"kind": type(value).__name__, **plain_of(vars(value))}
+    if is_dataclass(value):
+        return {field.name: _named(getattr(value, field.name)) for field in fields(value)}
+    if not callable(value):
+        return value
+    return {str(epoch): float(value(float(epoch))) for epoch in _SAMPLED if epoch < max(epochs, 1)}
+
+
+def plain_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some named values that are numbers and words."""
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+
+def _named(value: Any) -> Any:
     return name_of(value) if callable(value) else value
 
 

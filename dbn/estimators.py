@@ -117,7 +117,7 @@ class Persistent(Estimator):
             if self.start == "noise":
                 v = rbm.visible.sample(rbm.visible_bias.expand(self.chains, -1), generator=generator)
                 self.hidden = rbm.sample_hidden(v, generator=generator)
-        self.to(rbm.weight.device)
+        self.to(rbm.weight)
 
     def states(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Tensor:
         """The hidden states (chains, H) that the chains go on from."""

@@ -13,9 +13,9 @@ from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
 from dbn.course import described
 from dbn.history import History, Record
-from dbn.keeper import Keeper, Picture, put_random_state
+from dbn.keeper import Keeper, Picture, global_state_kept, put_random_state
 from dbn.rbm import RBM
-from dbn.training import Recipe, check_fit, open_rows, presented, run
+from dbn.training import Recipe, check_fit, kind_of, open_rows, presented, run
 
 CHUNK = 8192  # rows that pass through a stack at once
 
@@ -57,19 +57,20 @@ def greedy(
         held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, generator)
 
     def settings() -> Picture:
-        return {**seen, **plan.described(), "machines": [str(rbm) for rbm in layers]}
+        return {**seen, **plan.described(), "machines": [kind_of(rbm) for rbm in layers]}
 
     histories: list[History] = []
-    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper:
+    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper, global_state_kept(generator):
         found = _taken_up(layers, keeper.found, histories, generator)
         for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
+            if len(histories) == len(layers):
+                break
             if place:
                 below = layers[place - 1]
                 if plan.start == "transposed" and place >= len(histories):
                     _transpose(rbm, below)
-                source = _encoded(source, below, plan.upward, plan.cache_bytes, generator)
-                source = source.with_batch_size(recipe.batch_size)
-                held_back = held_back and _encoded(held_back, below, plan.upward, plan.cache_bytes, None)
+                source = _encoded(source, below, plan, place, generator).with_batch_size(recipe.batch_size)
+                held_back = held_back and _encoded(held_back, below, plan, place, None)
             if place < len(histories):
                 continue
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
@@ -92,14 +93,14 @@ def _framed(layers: Sequence[RBM], histories: Sequence[History], picture: Pictur
 def _taken_up(
     layers: Sequence[RBM], found: Picture | None, histories: list[History], generator: Generator | None
 ) -> Picture | None:
-    """Put back the machines that were finished, and return the picture of the run that was not."""
+    """Put back all machines and the histories of those that are finished; return the picture of the run that is not."""
     if found is None:
         return None
     histories.extend(map(History, found["histories"]))
     if found["run"]["done"]:
         histories.append(History(found["run"]["history"]))
         put_random_state(found["run"]["now"], generator)
-    for rbm, state, _ in zip(layers, found["machines"], histories, strict=False):
+    for rbm, state in zip(layers, found["machines"], strict=True):
         rbm.load_state_dict(state)
     return None if found["run"]["done"] else found["run"]
 
@@ -131,18 +132,17 @@ def _transpose(rbm: RBM, below: RBM) -> None:
     rbm.hidden.load_state_dict(below.visible.state_dict())
 
 
-def _encoded(
-    source: Source, below: RBM, upward: Literal["means", "samples"], cache_bytes: int, generator: Generator | None
-) -> Source:
+def _encoded(source: Source, below: RBM, plan: Plan, place: int, generator: Generator | None) -> Source:
     """The rows of the next layer: what the machine below makes of the rows of `source`."""
     width = below.hidden.size
-    if upward == "samples":
-        # What is watched must be the same at every call, also where a run is taken up in a later layer.
-        watch = partial(below.sample_hidden, seed=0)
+    if plan.upward == "samples":
+        # What is watched must be the same at every call, also where a run is taken up in a later layer, and its samples
+        # independent of those of the layers below.
+        watch = partial(below.sample_hidden, seed=place)
         return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
-    encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width)
+    encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width, fixed=source.fixed)
     size = (source.rows or 0) * width * below.weight.element_size()
-    if not source.fixed or size > cache_bytes:
+    if not source.fixed or size > plan.cache_bytes:
         return encoded
     rows, done = below.weight.new_empty(source.rows or 0, width), 0
     for batch in encoded.with_batch_size(CHUNK).in_order():

@@ -5,16 +5,18 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Generator
 
-from dbn.arguments import finite_number
+from dbn.arguments import check_instance, finite_number
 from dbn.checkpoint import DamagedError, load, save
 
 Picture = dict[str, Any]
@@ -40,7 +42,7 @@ class Keeper:
     def __init__(
         self, folder: str | PathLike[str] | None, kind: str, plan: Callable[[], Picture] = dict, every: float = 60.0
     ) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else _made(folder)
         self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
         self.plan = {} if self.folder is None else plan()
         #: What a picture of the run is put into before it is saved.
@@ -64,7 +66,7 @@ class Keeper:
         files = self._files()
         number = int(files[-1].stem) + 1 if files else 1
         path = self.folder / f"{number:09d}.pt"
-        save(path, {"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)})
+        save(path, _native({"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)}))
         for old in [*files, path][:-_KEPT]:
             old.unlink(missing_ok=True)
         self._due = time.monotonic() + self.every
@@ -72,7 +74,8 @@ class Keeper:
     def __enter__(self) -> Self:
         if self.folder is not None and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -97,7 +100,7 @@ class Keeper:
 
     def _newest(self) -> Picture | None:
         """The newest picture that is whole, with a warning where newer ones are not."""
-        if self.folder is not None and self.folder.exists():
+        if self.folder is not None:
             for left in self.folder.glob(".*.partial"):
                 left.unlink(missing_ok=True)
         files, damage = self._files(), ""
@@ -125,25 +128,59 @@ class Keeper:
             )
 
 
+def _made(folder: Any) -> Path:
+    """The folder by its full name, made where it is missing."""
+    check_instance(folder, str | PathLike, "checkpoint", "the name of a folder")
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be a folder ({error.strerror}): give another name") from error
+    return path
+
+
+def _native(thing: Any) -> Any:
+    """The same with numbers of NumPy as Python's own, which is what a file without code can hold."""
+    if isinstance(thing, dict):
+        return {_native(name): _native(value) for name, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return type(thing)(map(_native, thing))
+    return thing.item() if isinstance(thing, np.generic) else thing
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Equality of plain values in which tuples are lists and a NaN is a NaN."""
+    """Equality of plain values in which tuples are lists, a NaN is a NaN, and tables are compared where both have."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_same(one[name], other[name]) for name in one.keys() & other.keys())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
     return both_nan or bool(one == other)
 
 
-def random_state(generator: Generator | None) -> Picture:
-    """The state of the generator, and of torch's global ones on the CPU and all CUDA devices."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    own = None if generator is None else generator.get_state()
-    return {"own": own, "cpu": torch.get_rng_state(), "cuda": cuda}
+def random_state(generator: Generator | None, other: Generator | None = None) -> Picture:
+    """The states of up to two generators, and of torch's global ones on the CPU and on CUDA devices in use."""
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    own = [None if each is None else each.get_state() for each in (generator, other)]
+    return {"own": own, "cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if in_use else []}
 
 
-def put_random_state(state: Picture, generator: Generator | None) -> None:
+def put_random_state(state: Picture, generator: Generator | None, other: Generator | None = None) -> None:
     """Put back what `random_state` returned."""
-    if generator is not None and state["own"] is not None:
-        generator.set_state(state["own"])
+    for each, own in zip((generator, other), state["own"], strict=True):
+        if each is not None and own is not None:
+            each.set_state(own)
     torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for place, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value, place)
+
+
+@contextmanager
+def global_state_kept(generator: Generator | None) -> Iterator[None]:
+    """Leave torch's global generators as they were, where a run draws from a generator of its own."""
+    before = random_state(None)
+    try:
+        yield
+    finally:
+        if generator is not None:
+            put_random_state(before, None)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import CD, DBN, PCD, Bernoulli, Categorical, Gaussian, Joint, ReLU, Spin, train
+from dbn import CD, DBN, PCD, Bernoulli, Categorical, Gaussian, Joint, ReLU, Spin, greedy, train
+from dbn.batches import open_source
 from dbn.greedy import CHUNK
+from dbn.rbm import RBM
 from dbn.schedules import linear
 from tests.machines import UNITS, generator, rows, unit, visible_probabilities
 
@@ -362,3 +364,16 @@ def test_a_transposed_start_needs_the_units_of_two_below_before_anything_changes
     with pytest.raises(ValueError, match="start is 'upside down'"):
         stack.pretrain(torch.zeros(10, 6), start="upside down", progress=False)
     assert torch.equal(stack.layers[0].weight, before)
+
+
+@torch.no_grad()
+def test_watched_samples_of_one_layer_are_independent_of_those_below():
+    low, top = RBM(5, 50, weight_scale=0.0), RBM(50, 50, weight_scale=0.0)
+    top.weight.fill_diagonal_(4.0)
+    top.hidden_bias.fill_(-2.0)
+    plan = greedy.Plan([], "samples", "own", None, 0)
+    source = open_source(torch.zeros(4000, 5), batch_size=100, like=low.weight)
+    middle = greedy._encoded(source, low, plan, 1, None)
+    watched = greedy._encoded(middle, top, plan, 2, None).subset(4000).mean()
+    expected = (torch.sigmoid(torch.tensor(-2.0)) + torch.sigmoid(torch.tensor(2.0))) / 2
+    assert float(watched) == pytest.approx(float(expected), abs=0.01)

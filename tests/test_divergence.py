@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dbn import DBN, DivergenceError, Gaussian, finetune, train
+from dbn import DBN, PCD, DivergenceError, FastPCD, Gaussian, NoisyReLU, finetune, train
 from dbn.rbm import RBM
 from tests.machines import generator
 
@@ -61,6 +61,52 @@ def test_fine_tuning_backs_up_and_halves_as_well():
     history = finetune(model, ROWS, ROWS[:, :2], on_divergence="halve", **settings)
     assert len(history) == 3
     assert all(bool(value.isfinite().all()) for value in model.parameters())
+
+
+def spiking(epoch):
+    return 0.1 if epoch < 1 else 1e12
+
+
+@pytest.mark.parametrize("record_every", [1, None])
+def test_a_record_that_is_not_finite_is_a_fault_like_any_other(record_every):
+    rows, settings = ROWS.sigmoid(), {"epochs": 2, "batch_size": 20, "record_every": record_every, **QUIET}
+    rbm = RBM(6, 4, seed=0)
+    with pytest.raises(DivergenceError, match="in epoch 2"):
+        train(rbm, rows, learning_rate=spiking, **settings)
+    assert float(rbm.weight.detach().abs().max()) < 10
+    history = train(RBM(6, 4, seed=0), rows, learning_rate=spiking, on_divergence="halve", **settings)
+    assert history.last["epoch"] == 2
+    noisy = train(RBM(6, NoisyReLU(4), seed=0), rows, learning_rate=1e10, on_divergence="halve", **settings)
+    assert noisy.last["epoch"] == 2
+
+
+def test_a_validation_loss_that_is_not_finite_is_a_fault_too():
+    model = nn.Sequential(nn.Linear(6, 2))
+    settings = {"epochs": 2, "validation": (ROWS, ROWS[:, :2]), "batch_size": 300, **QUIET}
+    halved = []
+
+    def loss(outputs, labels):
+        halved.append(1)
+        return (outputs - labels).square().mean() * (float("inf") if len(halved) in (3, 4) else 1)
+
+    assert len(finetune(model, ROWS, ROWS[:, :2], loss=loss, on_divergence="halve", **settings)) == 2
+
+
+@pytest.mark.parametrize("make", [lambda: PCD(10), lambda: PCD(10, start="data"), lambda: FastPCD(10, rate=0.01)])
+def test_chains_that_diverged_are_put_back_too(make):
+    rbm = RBM(Gaussian(6), 4, seed=0)
+    history = train(rbm, ROWS, epochs=2, estimator=make(), learning_rate=50.0, on_divergence="halve", **QUIET)
+    assert len(history) == 2
+    fresh = make()
+    with pytest.raises(DivergenceError):
+        train(RBM(Gaussian(6), 4, seed=0), ROWS, epochs=2, estimator=fresh, learning_rate=1e20, **QUIET)
+    assert len(train(RBM(Gaussian(6), 4, seed=0), ROWS, epochs=2, estimator=fresh, learning_rate=1e-3, **QUIET)) == 2
+
+
+def test_a_clipped_gradient_that_was_not_finite_is_forgotten():
+    rbm = RBM(Gaussian(6, learned=True), 4, seed=0)
+    settings = {"epochs": 2, "learning_rate": 1e5, "clip": 1.0, "on_divergence": "halve", **QUIET}
+    assert len(train(rbm, ROWS, **settings)) == 2
 
 
 def test_another_way_out_is_refused_by_name():

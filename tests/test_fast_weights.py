@@ -75,3 +75,10 @@ def test_chains_may_start_at_the_data():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         FastPCD(**arguments)
+
+
+def test_fast_weights_follow_a_machine_to_another_precision():
+    rbm, estimator = RBM(6, 4, seed=0), FastPCD(10)
+    for one in (rbm, rbm.double()):
+        train(one, torch.rand(20, 6), epochs=1, estimator=estimator, progress=False, seed=0)
+    assert estimator.weight.dtype == torch.float64

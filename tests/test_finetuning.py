@@ -366,3 +366,8 @@ def test_the_bar_is_shown_where_wanted(progress, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert ("fine-tuning" in err and "2/2" in err) if progress else err == ""
+
+
+def test_a_network_without_a_gradient_is_refused():
+    with pytest.raises(ValueError, match="model computes its outputs without a gradient"):
+        finetune(DBN([6, 4], seed=0), torch.rand(20, 6), torch.zeros(20, dtype=torch.int64), epochs=1, progress=False)

@@ -122,3 +122,11 @@ def test_real_hidden_units_have_targets_in_their_own_range():
     train(rbm, torch.rand(20, 6), epochs=1, sparsity_target=0.3, progress=False, seed=0)
     with pytest.raises(ValueError, match="sparsity_target is -1"):
         train(rbm, torch.rand(20, 6), epochs=1, sparsity_target=-1.0, progress=False)
+
+
+def test_frozen_weights_stay_as_they_are():
+    rbm = RBM(6, 4, weight_scale=3.0, seed=0)
+    rbm.weight.requires_grad_(False)
+    before = rbm.weight.clone()
+    train(rbm, torch.rand(20, 6), epochs=1, max_norm=0.1, l1=0.1, sparsity_target=0.1, clip=1.0, progress=False, seed=0)
+    assert torch.equal(rbm.weight, before)

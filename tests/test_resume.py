@@ -3,19 +3,22 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, finetune, train
+from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, Spin, finetune, train
 from dbn.keeper import Keeper
 from dbn.rbm import RBM
+from dbn.scaling import known_scale
 from dbn.schedules import linear
 from tests.machines import generator
 
 QUIET = {"progress": False, "seed": 3}
 ROWS = torch.rand(50, 6, generator=generator(1))
+LABELS = (ROWS[:, 0] > 0.5).long()
 OFTEN = {"checkpoint_seconds": 0}
 
 
@@ -137,11 +140,16 @@ class Shaky(TensorDataset):
         return x + 0.01 * torch.randn(x.shape), y
 
 
-LABELS = (ROWS[:, 0] > 0.5).long()
 SOURCES = {
     "tensor": lambda: (ROWS, LABELS),
     "data set": lambda: (TensorDataset(ROWS, LABELS), None),
     "shaky": lambda: (Shaky(ROWS, LABELS), None),
+    "shuffling loader": lambda: (
+        DataLoader(
+            TensorDataset(ROWS, LABELS), batch_size=15, shuffle=True, generator=torch.Generator().manual_seed(2)
+        ),
+        None,
+    ),
     "loader": lambda: (DataLoader(TensorDataset(ROWS, LABELS), batch_size=15), None),
 }
 
@@ -236,6 +244,9 @@ def test_without_a_folder_signals_are_left_alone():
         ({"seed": 4}, "seed"),
         ({"data": ROWS[:40]}, "rows"),
         ({"rbm": RBM(6, 5)}, "machine"),
+        ({"rbm": RBM(6, 4).double()}, "machine"),
+        ({"rbm": RBM(Spin(6), 4)}, "machine"),
+        ({"estimator": CD(1, mean_field=True)}, "estimator"),
         ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "stopping"),
     ],
 )
@@ -244,6 +255,110 @@ def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp
     train(**settings)
     with pytest.raises(ValueError, match=f"holds a run with other {named}: give the same arguments"):
         train(**{**settings, **change})
+
+
+def test_no_estimator_is_the_one_by_default_and_chains_that_start_elsewhere_are_others(tmp_path):
+    settings = {"epochs": 1, **QUIET}
+    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "a", **settings)
+    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "a", estimator=CD(1), **settings)
+    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "b", estimator=PCD(5), **settings)
+    with pytest.raises(ValueError, match="other estimator"):
+        train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "b", estimator=PCD(5, start="data"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())}, "model"),
+        ({"optimiser": lambda groups, lr: torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.9), eps=1e-3)}, "optimiser"),
+        ({"validation": (ROWS, LABELS)}, "validation"),
+        ({"on_divergence": "halve"}, "on_divergence"),
+        ({"head_learning_rate": 0.1}, "head_learning_rate"),
+    ],
+)
+def test_another_fine_tuning_is_refused_and_its_model_left(change, named, tmp_path):
+    settings = {"model": nn.Sequential(nn.Linear(6, 2)), "x": ROWS, "y": LABELS, "epochs": 1, "checkpoint": tmp_path}
+    finetune(**settings, **QUIET)
+    other = {**settings, "model": nn.Sequential(nn.Linear(6, 2)), **change}
+    with pytest.raises(ValueError, match=f"holds a run with other {named}: give"):
+        finetune(**other, **QUIET)
+    assert known_scale(other["model"]) is None
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    settings = {"epochs": np.int64(2), "batch_size": np.int64(20), "learning_rate": np.float32(0.1), "seed": 0}
+    settings |= {"weight_decay": np.float64(2e-4), "sparsity_target": np.float32(0.1), "progress": False}
+    settings |= {"stopping": EarlyStopping(largest_gap=np.float64(99.0), patience=np.int64(4)), "validation": ROWS}
+    runs = [train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path, **settings) for _ in range(2)]
+    assert list(runs[0]) == list(runs[1])
+
+    def sgd(groups, lr):
+        return torch.optim.SGD(groups, lr=lr, momentum=np.float64(0.9))
+
+    for _ in range(2):
+        model = nn.Sequential(nn.Linear(6, 2))
+        finetune(model, ROWS, LABELS, epochs=1, batch_size=np.int64(20), optimiser=sgd, checkpoint=tmp_path / "f")
+
+
+def test_schedules_are_asked_about_no_epoch_outside_the_run(tmp_path):
+    train(RBM(6, 4), ROWS, epochs=2, learning_rate=lambda epoch: [0.1, 0.05][int(epoch)], checkpoint=tmp_path, **QUIET)
+    model, rate = nn.Sequential(nn.Linear(6, 2)), lambda epoch: 1e-3 * (1 - epoch / 2)
+    finetune(model, ROWS, LABELS, epochs=2, learning_rate=rate, checkpoint=tmp_path / "f", **QUIET)
+
+
+def test_machines_that_had_not_begun_go_on_from_where_they_were(tmp_path, breaking):
+    whole, seed = DBN([6, 5, 4], seed=0), iter(range(1, 9))
+    whole.pretrain(ROWS, epochs=2, **QUIET)
+    stack = DBN([6, 5, 4], seed=0)
+    breaking(1)
+    with pytest.raises(Broken):
+        stack.pretrain(ROWS, epochs=2, checkpoint=tmp_path, **OFTEN, **QUIET)
+    breaking(0)
+    stack = DBN([6, 5, 4], seed=next(seed))
+    stack.pretrain(ROWS, epochs=2, checkpoint=tmp_path, **OFTEN, **QUIET)
+    same(stack.state_dict(), whole.state_dict())
+
+
+def test_a_run_that_draws_by_itself_leaves_the_global_state_alone(tmp_path):
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
+    torch.manual_seed(8)
+    before = torch.get_rng_state()
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
+    DBN([6, 4, 3], seed=0).pretrain(ROWS, epochs=1, checkpoint=tmp_path / "b", **QUIET)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        train(RBM(6, 4, seed=0), ROWS, epochs=2, checkpoint=tmp_path,
+              callback=lambda record: os.kill(os.getpid(), signal.SIGINT), **QUIET)  # fmt: skip
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("folder", "error"), [(3, TypeError), (b"x", TypeError), ("file", ValueError)])
+def test_what_is_no_folder_is_refused_before_training(folder, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    rbm = RBM(6, 4, seed=0)
+    before = rbm.weight.detach().clone()
+    with pytest.raises(error, match="checkpoint "):
+        train(rbm, ROWS, epochs=1, checkpoint=folder, **QUIET)
+    assert torch.equal(rbm.weight, before)
+
+
+def test_a_home_and_a_folder_that_is_left_are_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    leave = lambda record: os.chdir(tmp_path / "elsewhere")  # noqa: E731
+    train(RBM(6, 4, seed=0), ROWS, epochs=2, checkpoint="runs", callback=leave, **OFTEN, **QUIET)
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint="~/home", **QUIET)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "home").iterdir())) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_folder_of_another_kind_and_wrong_seconds_are_refused(tmp_path):

@@ -121,6 +121,14 @@ def _outputs_of(model: nn.Module, x: Tensor, name: str) -> Tensor:
     return outputs
 
 
+def check_learns(model: nn.Module, source: Source) -> None:
+    """Raise a ValueError where what the model makes of a row has no gradient to follow."""
+    with _evaluating(model), torch.enable_grad():
+        outputs: Tensor = model(next(source.in_order()).x[:1])
+    if not outputs.requires_grad:
+        raise ValueError("model computes its outputs without a gradient: give a network, such as what to_mlp returns")
+
+
 def check_model(model: Any) -> None:
     """Raise an error where `model` is no network with numbers in it."""
     check_instance(model, nn.Module, "model", "a network, such as nn.Sequential(…)")

@@ -22,12 +22,13 @@ from dbn.arguments import (
     finite_number,
     whole_number,
 )
-from dbn.course import Course, Part, Whole, described, finite, name_of, plain
+from dbn.course import Course, Part, Whole, described, finite, name_of, plain, plain_of
 from dbn.finetuning.evaluation import (
     ROWS_AT_ONCE,
     Evaluation,
     Loss,
     check_labels,
+    check_learns,
     check_loss,
     check_model,
     judge,
@@ -141,6 +142,7 @@ def finetune(
     whole_number(batch_size, "batch_size")
     model.to(target)
     source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
+    check_learns(model, source)
     scale = widened(known_scale(model), scale_of(source.subset(_ROWS_FOR_SCALE)))
     held_back = (
         None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
@@ -148,16 +150,18 @@ def finetune(
 
     optimizer = build(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
-    remember_scale(model, scale)
     best, tally = _Best(model), _Tally(target)
     parts: dict[str, Part] = {"model": Whole(model), "optimiser": _Optimiser(optimizer), "best": best, "tally": tally}
 
     def plan() -> Picture:
         return {
-            "model": [list(value.shape) for value in model.parameters()],
-            "optimiser": type(optimizer).__name__,
+            "model": [str(model), str(like_of(model).dtype), target.type],
+            "optimiser": {"kind": type(optimizer).__name__, **plain_of(optimizer.defaults)},
             "epochs": epochs,
-            "learning_rate": [plain(rate) for rate in rates],
+            "learning_rate": plain(rates[0], epochs),
+            "head_learning_rate": plain(rates[1], epochs),
+            "validation": validation is not None,
+            "on_divergence": on_divergence,
             "weight_decay": decay,
             "patience": limit,
             "loss": name_of(loss),
@@ -166,8 +170,9 @@ def finetune(
 
     total = None if source.steps is None else epochs * source.steps
     with Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper, best, _own_randomness(generator):
+        remember_scale(model, scale)
         fault = partial(_fault, model, tally)
-        course = Course(parts, fault, generator, keeper, description, on_divergence)
+        course = Course(parts, fault, generator, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
         bar = tqdm(
@@ -176,7 +181,7 @@ def finetune(
         with bar:
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
-                for inputs, labels in course.batches(source):
+                for inputs, labels in course.batches():
                     now = course.epoch + (course.place / source.steps if source.steps else 0.0)
                     _set_rates(optimizer, rates, now, course.share)
                     outputs = model(inputs)
@@ -191,20 +196,21 @@ def finetune(
                         break
                     bar.update()
                     course.keep()
+                record = {"epoch": course.epoch + 1.0, "loss": tally.mean(), "seconds": course.seconds}
+                if held_back is not None and not course.fault():
+                    judged = judge(model, held_back, loss)
+                    record |= {"validation_error": judged.error, "validation_loss": judged.loss}
+                if not course.fault() and course.recorded(record):
+                    if held_back is not None:
+                        best.see(judged)
+                    names = [name for name in ("loss", "validation_error") if name in record]
+                    bar.set_postfix({name: f"{record[name]:.4f}" for name in names})
+                    if callback is not None:
+                        callback(record)
                 if course.diverged():
                     bar.update(course.step - bar.n)
                     continue
-                record = {"epoch": course.epoch + 1.0, "loss": tally.mean(), "seconds": course.seconds}
-                if held_back is not None:
-                    judged = judge(model, held_back, loss)
-                    record |= {"validation_error": judged.error, "validation_loss": judged.loss}
-                    best.see(judged)
                 tally.clear()
-                course.history.append(record, description)
-                names = [name for name in ("loss", "validation_error") if name in record]
-                bar.set_postfix({name: f"{record[name]:.4f}" for name in names})
-                if callback is not None:
-                    callback(record)
                 course.passed()
         if not course.done:
             course.finish()

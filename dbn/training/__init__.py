@@ -1,6 +1,6 @@
 """The one training loop of restricted Boltzmann machines, for all units and all estimators."""
 
-from dbn.training.loop import MOMENTUM, Recipe, check_fit, run, train
+from dbn.training.loop import MOMENTUM, Recipe, check_fit, kind_of, run, train
 from dbn.training.rows import open_rows, presented
 from dbn.training.step import Learner, Penalties
 from dbn.training.watching import EarlyStopping
@@ -12,6 +12,7 @@ __all__ = [
     "Penalties",
     "Recipe",
     "check_fit",
+    "kind_of",
     "open_rows",
     "presented",
     "run",

@@ -14,7 +14,7 @@ from dbn.batches import Source
 from dbn.course import Course, Part, Whole, described, plain
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
-from dbn.keeper import Keeper, Picture
+from dbn.keeper import Keeper, Picture, global_state_kept
 from dbn.rbm import RBM, Offsets
 from dbn.schedules import Schedule, as_schedule, switch
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
@@ -88,13 +88,15 @@ def train(
             their biases fall by learning_rate · sparsity_cost · (q̂ − q), with q̂ a moving mean, and their weights by
             that times the batch's mean visible units (Hinton 2010, section 11).
         sparsity_cost: how hard.
-        clip: shrink each gradient, all parameters together, to a Euclidean norm of at most this.
+        clip: shrink each gradient of the likelihood, all parameters together and before penalties and decay, to a
+            Euclidean norm of at most this.
         stopping: end before the last epoch, and leave the best weights; see `EarlyStopping`.
         on_divergence: "raise" an error where parameters leave the finite numbers or the free energy runs away, with the
-            machine put back to the start of that epoch, or "halve" the learning rate and go on from there.
+            machine put back to the start of that epoch (or to where the run was taken up in it), or "halve" the
+            learning rate and go on from there; from where that does not help, from the start of the run.
         checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
-            same call goes on from it to the same bits; a finished run is given back. Rows of an order or with values of
-            their own making, such as of a DataLoader that shuffles, must come the same again.
+            same call goes on from it to the same bits; a finished run is given back. A DataLoader that shuffles must be
+            given a generator, or the call one of torch's global state.
         checkpoint_seconds: least time from one save to the next; 0 saves after every step.
         initialise_bias: set visible biases that are all zero to the field of the data's mean first.
         monitor_rows: rows of the fixed training subset that the history is computed on.
@@ -156,9 +158,9 @@ def train(
         held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, generator)
 
     def plan() -> Picture:
-        return {"machine": str(rbm), **described(source, generator), **recipe.described()}
+        return {"machine": kind_of(rbm), **described(source, generator), **recipe.described()}
 
-    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper:
+    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(generator):
         return run(rbm, source, recipe, held_back, callback, progress, description, generator, keeper, keeper.found)
 
 
@@ -204,7 +206,9 @@ class Recipe(Penalties):
 
     def described(self) -> dict[str, Any]:
         """Every setting as plain values, to be compared with another run's."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["estimator"] = values["estimator"] or CD(1)
+        return {name: plain(value, self.epochs) for name, value in values.items()}
 
 
 def run(
@@ -231,7 +235,7 @@ def run(
     average, best = Average(rbm), Best(rbm, recipe.stopping)
     parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
     keeper = keeper or Keeper(None, "train")
-    course = Course(parts, monitor.fault, generator, keeper, description, recipe.on_divergence)
+    course = Course(parts, monitor.fault, generator, source, keeper, description, recipe.on_divergence)
     if found is not None:
         course.take_up(found)
     if course.done:
@@ -241,7 +245,8 @@ def run(
         entry = {"epoch": epochs_done, "step": float(course.step), "seconds": course.seconds, **monitor()}
         if epochs_done == course.epoch + 1:
             best.judge(entry, average)
-        course.history.append(entry, description)
+        if not course.recorded(entry):
+            return
         shown = {"error": "reconstruction_error", "gap": "free_energy_gap", "activity": "hidden_activity"}
         bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
         if callback is not None:
@@ -252,7 +257,7 @@ def run(
         total=total, initial=course.step, desc=description, unit="step", disable=not progress, dynamic_ncols=True
     ) as bar:
         while course.epoch < recipe.epochs and not best.stopped:
-            for v, _ in course.batches(source, learner.place):
+            for v, _ in course.batches(learner.place):
                 now, done = (
                     course.epoch + (at / source.steps if source.steps else 0.0)
                     for at in (course.place, course.place + 1)
@@ -263,13 +268,16 @@ def run(
                 bar.update()
                 if recipe.record_every and course.step % recipe.record_every == 0 and done < course.epoch + 1:
                     record(done)
+                    if course.flaw:
+                        break
                 course.keep()
+            if not course.fault():
+                if recipe.average_from is not None and course.epoch >= recipe.average_from:
+                    average.add()
+                record(course.epoch + 1.0)
             if course.diverged():
                 bar.update(course.step - bar.n)
                 continue
-            if recipe.average_from is not None and course.epoch >= recipe.average_from:
-                average.add()
-            record(course.epoch + 1.0)
             course.passed()
     average.leave()
     best.leave()
@@ -277,12 +285,19 @@ def run(
     return course.history
 
 
+def kind_of(rbm: RBM) -> dict[str, Any]:
+    """What a machine is, apart from its numbers, to be compared with another run's."""
+    free = [name for name, value in rbm.named_parameters() if value.requires_grad]
+    units = [rbm.visible.config(), rbm.hidden.config()]
+    return {"units": str(units), "dtype": str(rbm.weight.dtype), "device": rbm.weight.device.type, "free": free}
+
+
 def check_fit(rbm: RBM, recipe: Recipe, *, validated: bool) -> None:
     """Raise an error where a recipe asks for what this machine, or no rows of validation, cannot give."""
     if recipe.estimator is not None:
         recipe.estimator.check(rbm)
     low, high = rbm.hidden.support
-    target = recipe.sparsity_target
+    target = None if recipe.sparsity_target is None else float(recipe.sparsity_target)
     if target is not None and not low < target < high:
         found = f"sparsity_target is {float(target):g}, but {rbm.hidden} have means in {low:g}..{high:g}"
         raise ValueError(f"{found}: give one in between")

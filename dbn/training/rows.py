@@ -50,7 +50,7 @@ def presented(
     if rbm.visible.cardinality is None or rbm.visible.support != (0.0, 1.0):
         raise TypeError(f'binarise is "{binarise}", but {rbm.visible} are not in 0..1: leave it out')
     if binarise == "threshold":
-        return MappedSource(source, lambda rows: (rows > 0.5).to(rows.dtype), source.width)
+        return MappedSource(source, lambda rows: (rows > 0.5).to(rows.dtype), source.width, fixed=source.fixed)
 
     def drawn(rows: Tensor, draw_from: Generator | None = generator) -> Tensor:
         return rbm.visible.sample(rows, mean=rows, generator=draw_from)

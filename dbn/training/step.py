@@ -1,11 +1,12 @@
 """One step of learning, with what it carries to the next."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from dbn.arguments import finite_number
 from dbn.estimators import Estimator
@@ -31,8 +32,7 @@ class Penalties:
             value = getattr(self, name)
             finite_number(1.0 if value is None else value, name, positive=True)
         target = self.sparsity_target
-        if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
-            raise TypeError(f"sparsity_target is {target!r}: give the mean activity that hidden units should have")
+        finite_number(0.0 if target is None else target, "sparsity_target", signed=True)
 
 
 class Learner:
@@ -84,7 +84,7 @@ class Learner:
                 self.increments["weight"].add_(self.rbm.weight.sign(), alpha=-learning_rate * self.penalties.l1)
         for name, parameter in self.parameters.items():
             parameter.add_(self.increments[name])
-        if self.penalties.max_norm is not None:
+        if self.penalties.max_norm is not None and "weight" in self.parameters:
             self.rbm.weight.renorm_(2, 1, float(self.penalties.max_norm))
 
     def state(self) -> dict[str, Any]:
@@ -105,6 +105,9 @@ class Learner:
         if self.centre is not None:
             for offset, value in zip(self.centre[0], state["offsets"], strict=True):
                 offset.copy_(value)
+        for gradient in self.gradient.values():
+            gradient.zero_()  # 0 times what is not finite would be kept
+        _without(self.estimator, state["estimator"].keys())
         self.estimator.load_state_dict(state["estimator"], strict=False)
         self.estimator.to(like.device)
 
@@ -137,6 +140,14 @@ class Learner:
 
     def _contrast(self, rows: int) -> Contrast:
         return Contrast(self.rbm, rows, self.estimator.rows(rows))
+
+
+def _without(module: nn.Module, names: Collection[str]) -> None:
+    """Leave out the buffers that are not among these names, as before they were first filled."""
+    for prefix, part in module.named_modules():
+        for name in part._buffers:
+            if f"{prefix}.{name}".lstrip(".") not in names:
+                part._buffers[name] = None
 
 
 def _followed(offsets: Offsets, rate: float, positive: Phase) -> Offsets:

@@ -125,7 +125,8 @@ class EarlyStopping:
         largest_gap: in nats; needs `validation` in `train`.
 
     Raises:
-        ValueError: where neither a score nor a gap is given, or a number is out of range.
+        ValueError: where neither a score nor a gap is given, or a number is out of range; in training, where a score is
+            not finite.
 
     Example:
         >>> rows = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
