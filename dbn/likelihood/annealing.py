@@ -63,7 +63,8 @@ def ais(
         temperatures: a number of equally spaced β after 0, or all β as a tensor that rises from 0 to 1.
         base: "visible_bias" (the machine's own b), "zeros", or biases a (V,) such as
             `rbm.visible.field_of_mean(x.mean(0))`.
-        memory: bytes that the chains may take at once; where all would take more, they run one part after another.
+        memory: bytes that the chains may take at once; where all would take more, they run one part after another, and
+            a seed then draws other numbers.
         progress: show a bar.
         generator: draws the chains; it must be on the device of the machine.
         seed: likewise, as a number.

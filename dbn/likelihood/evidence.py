@@ -142,15 +142,15 @@ def pseudo_log_likelihood(
     places = _drawn(units.variables, variables, as_generator(generator, seed, rows.device), rows.device)
     for place in places:
         columns, states = units.variable(place)
-        states = states.to(rows.device)
-        own = (rows[:, None, columns] == states).all(-1)
-        if not bool(own.any(1).all()):
-            raise ValueError(f"x has rows that are no states of {rbm.visible}: threshold or sample probabilities first")
-        scores = []
-        for state in states:  # the base measure of finitely many states is 1
+        scores, matches = [], []
+        for state in states.to(rows.device):  # the base measure of finitely many states is 1
             change = state - rows[:, columns]
             moved = torch.addmm(field, change, machine.weight[columns])
+            matches.append((change == 0).all(-1))
             scores.append(change @ machine.visible_bias[columns] + machine.hidden.log_partition(moved))
+        own = torch.stack(matches, 1)
+        if not bool(own.any(1).all()):
+            raise ValueError(f"x has rows that are no states of {rbm.visible}: threshold or sample probabilities first")
         total += torch.stack(scores, 1).log_softmax(1)[own]
     return total * (units.variables / len(places))
 
