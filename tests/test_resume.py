@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, Spin, finetune, train
+from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, finetune, train
 from dbn.keeper import Keeper
 from dbn.rbm import RBM
-from dbn.scaling import known_scale
 from dbn.schedules import linear
 from tests.machines import generator
 
@@ -30,6 +29,14 @@ class Broken(Exception):
 def _hasty(monkeypatch):
     """No power fails in these tests: what is slow about saving is left out."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """Where the tests run in the background of a script, SIGINT is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -234,57 +241,6 @@ def test_without_a_folder_signals_are_left_alone():
     train(RBM(6, 4, seed=0), ROWS, epochs=1, callback=interrupt, **QUIET)
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"epochs": 3}, "epochs"),
-        ({"learning_rate": 0.01}, "learning_rate"),
-        ({"momentum": 0.3}, "momentum"),
-        ({"estimator": PCD(5)}, "estimator"),
-        ({"seed": 4}, "seed"),
-        ({"data": ROWS[:40]}, "rows"),
-        ({"rbm": RBM(6, 5)}, "machine"),
-        ({"rbm": RBM(6, 4).double()}, "machine"),
-        ({"rbm": RBM(Spin(6), 4)}, "machine"),
-        ({"estimator": CD(1, mean_field=True)}, "estimator"),
-        ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "stopping"),
-    ],
-)
-def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp_path):
-    settings = {"rbm": RBM(6, 4, seed=0), "data": ROWS, "epochs": 2, "checkpoint": tmp_path, **QUIET}
-    train(**settings)
-    with pytest.raises(ValueError, match=f"holds a run with other {named}: give the same arguments"):
-        train(**{**settings, **change})
-
-
-def test_no_estimator_is_the_one_by_default_and_chains_that_start_elsewhere_are_others(tmp_path):
-    settings = {"epochs": 1, **QUIET}
-    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "a", **settings)
-    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "a", estimator=CD(1), **settings)
-    train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "b", estimator=PCD(5), **settings)
-    with pytest.raises(ValueError, match="other estimator"):
-        train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "b", estimator=PCD(5, start="data"), **settings)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"model": nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())}, "model"),
-        ({"optimiser": lambda groups, lr: torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.9), eps=1e-3)}, "optimiser"),
-        ({"validation": (ROWS, LABELS)}, "validation"),
-        ({"on_divergence": "halve"}, "on_divergence"),
-        ({"head_learning_rate": 0.1}, "head_learning_rate"),
-    ],
-)
-def test_another_fine_tuning_is_refused_and_its_model_left(change, named, tmp_path):
-    settings = {"model": nn.Sequential(nn.Linear(6, 2)), "x": ROWS, "y": LABELS, "epochs": 1, "checkpoint": tmp_path}
-    finetune(**settings, **QUIET)
-    other = {**settings, "model": nn.Sequential(nn.Linear(6, 2)), **change}
-    with pytest.raises(ValueError, match=f"holds a run with other {named}: give"):
-        finetune(**other, **QUIET)
-    assert known_scale(other["model"]) is None
-
-
 def test_numbers_of_numpy_are_numbers(tmp_path):
     settings = {"epochs": np.int64(2), "batch_size": np.int64(20), "learning_rate": np.float32(0.1), "seed": 0}
     settings |= {"weight_decay": np.float64(2e-4), "sparsity_target": np.float32(0.1), "progress": False}
@@ -336,54 +292,6 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize(("folder", "error"), [(3, TypeError), (b"x", TypeError), ("file", ValueError)])
-def test_what_is_no_folder_is_refused_before_training(folder, error, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("not a folder")
-    rbm = RBM(6, 4, seed=0)
-    before = rbm.weight.detach().clone()
-    with pytest.raises(error, match="checkpoint "):
-        train(rbm, ROWS, epochs=1, checkpoint=folder, **QUIET)
-    assert torch.equal(rbm.weight, before)
-
-
-def test_a_home_and_a_folder_that_is_left_are_followed(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "elsewhere").mkdir()
-    leave = lambda record: os.chdir(tmp_path / "elsewhere")  # noqa: E731
-    train(RBM(6, 4, seed=0), ROWS, epochs=2, checkpoint="runs", callback=leave, **OFTEN, **QUIET)
-    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint="~/home", **QUIET)
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert len(list((tmp_path / "home").iterdir())) == 1
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
-def test_a_folder_of_another_kind_and_wrong_seconds_are_refused(tmp_path):
-    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
-    with pytest.raises(ValueError, match="holds a train, not a pretrain"):
-        DBN([6, 4], seed=0).pretrain(ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
-    with pytest.raises(ValueError, match="checkpoint_seconds is -1"):
-        train(RBM(6, 4), ROWS, epochs=1, checkpoint=tmp_path, checkpoint_seconds=-1)
-
-
-def test_a_damaged_file_is_passed_over_with_a_warning(tmp_path):
-    rbm, settings = RBM(6, 4, seed=0), {"epochs": 3, "checkpoint": tmp_path, **OFTEN, **QUIET}
-    train(rbm, ROWS, **settings)
-    older, newest = sorted(tmp_path.iterdir())
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    (tmp_path / ".000000009.pt.1.partial").write_bytes(b"left by a run that was killed")
-    again = RBM(6, 4, seed=0)
-    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*; going on from .*{older.name}"):
-        train(again, ROWS, **settings)
-    same(rbm.state_dict(), again.state_dict())
-    assert len(list(tmp_path.iterdir())) == 2
-    for path in tmp_path.iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="holds no whole file"):
-        train(again, ROWS, **settings)
 
 
 def test_chains_load_into_an_estimator_that_has_not_begun():
