@@ -1,6 +1,6 @@
 """Restricted Boltzmann machines, deep belief networks and greedy pretraining in PyTorch."""
 
-from dbn import datasets, schedules
+from dbn import datasets, distributed, schedules
 from dbn.belief_net import DBN
 from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
@@ -48,6 +48,7 @@ __all__ = [
     "ais",
     "bracket",
     "datasets",
+    "distributed",
     "evaluate",
     "exact_log_partition",
     "finetune",

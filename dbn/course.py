@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from dbn import distributed
 from dbn.batches import Batch, Place, Source
+from dbn.distributed import Draws, Shard
 from dbn.history import DivergenceError, History, Record
 from dbn.keeper import Keeper, Picture, put_random_state, random_state
 
@@ -25,7 +27,10 @@ class Part(Protocol):
     """What a run changes and must be put back as it was."""
 
     def state(self) -> Any:
-        """All of it that changes, as tensors, numbers and containers of them."""
+        """All of it that changes, as tensors, numbers and containers of them.
+
+        What is not alike on all processes comes in a `Shard`.
+        """
 
     def put(self, state: Any) -> None:
         """Put back what `state` returned."""
@@ -37,7 +42,7 @@ class Course:
     Args:
         parts: names to what the run changes.
         fault: says in words how what was trained has left all reason, or nothing.
-        generator: draws the order of the rows and all samples.
+        draws: draw the order of the rows and all samples.
         source: the rows, whose loader may draw from a generator of its own.
         keeper: saves pictures of the run.
         name: what errors call the run.
@@ -49,14 +54,14 @@ class Course:
         self,
         parts: Mapping[str, Part],
         fault: Callable[[], str],
-        generator: Generator | None,
+        draws: Draws,
         source: Source,
         keeper: Keeper,
         name: str,
         on_divergence: Literal["raise", "halve"],
     ) -> None:
         self.parts, self._look, self.keeper, self.name = parts, fault, keeper, name
-        self.generators, self.source = (generator, source.generator), source
+        self.generators, self.source = ((draws.order, source.generator), own_of(draws)), source
         self.on_divergence = on_divergence
         self.epoch, self.place, self.step, self.done = 0, 0, 0, False
         #: What is left of the learning rate after halving it.
@@ -78,7 +83,7 @@ class Course:
 
     def batches(self, place: Place | None = None) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""
-        generator, _ = self.generators
+        (generator, _), _ = self.generators
         if not self.place:
             self._order = random_state(*self.generators)
             return self.source.batches(generator, place)
@@ -89,7 +94,7 @@ class Course:
         return batches
 
     def recorded(self, record: Record) -> bool:
-        """Add a record to the history; False, with the flaw noted, where a number in it is not finite."""
+        """Add a record, alike on all processes; False, with the flaw noted, where a number in it is not finite."""
         if not all(map(math.isfinite, record.values())):
             self.flaw = "left the finite numbers"
             return False
@@ -98,7 +103,7 @@ class Course:
 
     def fault(self) -> str:
         """In words, how what was trained has left all reason, or nothing."""
-        return self.flaw or self._look()
+        return self.flaw or distributed.agreed(self._look())
 
     def stepped(self) -> bool:
         """One step more is done; False where a look, once every so many steps, finds a fault."""
@@ -165,7 +170,7 @@ class Course:
         }
 
     def take_up(self, found: Picture) -> None:
-        """Go on from what was saved of this run."""
+        """Go on from what was saved of this run, by as many processes or others."""
         self.put(found)
         self.hold()
         if found.get("backing"):
@@ -181,6 +186,11 @@ class Course:
         put_random_state(picture["now"], *self.generators)
         for name, part in self.parts.items():
             part.put(picture["parts"][name])
+
+
+def own_of(draws: Draws) -> Generator | None:
+    """What a run draws samples from, where that is not what it draws the order from."""
+    return None if draws.own is draws.order else draws.own
 
 
 class Whole:
@@ -246,4 +256,6 @@ def _cloned(thing: T) -> T:
         return {name: _cloned(value) for name, value in thing.items()}  # type: ignore[return-value]
     if isinstance(thing, list):
         return [_cloned(value) for value in thing]  # type: ignore[return-value]
+    if isinstance(thing, Shard):
+        return Shard(thing.value.clone(), thing.dim)  # type: ignore[return-value]
     return thing

@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator
 
+from dbn import distributed
 from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
-from dbn.course import described
+from dbn.course import described, own_of
+from dbn.distributed import Draws
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, global_state_kept, put_random_state
 from dbn.rbm import RBM
@@ -50,18 +52,18 @@ def greedy(
     """Train the machines one after another, bottom first, each by `train`'s own loop."""
     _check(layers, plan, validated=validation is not None)
     check_watching(callback, progress)
-    bottom = layers[0]
-    source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, generator)
-    seen, held_back = described(source, generator), None
+    bottom, draws = layers[0], distributed.draws(generator, layers[0].weight.device)
+    source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, draws.own)
+    seen, held_back = described(source, draws.order), None
     if validation is not None:
-        held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, generator)
+        held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, draws.own)
 
     def settings() -> Picture:
         return {**seen, **plan.described(), "machines": [kind_of(rbm) for rbm in layers]}
 
     histories: list[History] = []
-    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper, global_state_kept(generator):
-        found = _taken_up(layers, keeper.found, histories, generator)
+    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper, global_state_kept(draws.order):
+        found = _taken_up(layers, keeper.found, histories, draws)
         for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
             if len(histories) == len(layers):
                 break
@@ -69,13 +71,13 @@ def greedy(
                 below = layers[place - 1]
                 if plan.start == "transposed" and place >= len(histories):
                     _transpose(rbm, below)
-                source = _encoded(source, below, plan, place, generator).with_batch_size(recipe.batch_size)
+                source = _encoded(source, below, plan, place, draws.own).with_batch_size(recipe.batch_size)
                 held_back = held_back and _encoded(held_back, below, plan, place, None)
             if place < len(histories):
                 continue
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
             keeper.frame = partial(_framed, layers, histories)
-            history = run(rbm, source, recipe, held_back, notify, progress, name, generator, keeper, found)
+            history = run(rbm, source, recipe, draws, held_back, notify, progress, name, keeper, found)
             histories.append(history)
             found = None
     return histories
@@ -90,16 +92,14 @@ def _framed(layers: Sequence[RBM], histories: Sequence[History], picture: Pictur
     }
 
 
-def _taken_up(
-    layers: Sequence[RBM], found: Picture | None, histories: list[History], generator: Generator | None
-) -> Picture | None:
+def _taken_up(layers: Sequence[RBM], found: Picture | None, histories: list[History], draws: Draws) -> Picture | None:
     """Put back all machines and the histories of those that are finished; return the picture of the run that is not."""
     if found is None:
         return None
     histories.extend(map(History, found["histories"]))
     if found["run"]["done"]:
         histories.append(History(found["run"]["history"]))
-        put_random_state(found["run"]["now"], generator)
+        put_random_state(found["run"]["now"], [draws.order], own_of(draws))
     for rbm, state in zip(layers, found["machines"], strict=True):
         rbm.load_state_dict(state)
     return None if found["run"]["done"] else found["run"]

@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FrameType
@@ -16,18 +17,22 @@ import numpy as np
 import torch
 from torch import Generator
 
+from dbn import distributed
 from dbn.arguments import check_instance, finite_number
 from dbn.checkpoint import DamagedError, load, save
+from dbn.distributed import Shard, own_generator
 
 Picture = dict[str, Any]
 
+_AGREE_EVERY = 10  # steps, among several processes
 _KEPT = 2  # files in the folder: the newest, and the one before it should that be damaged
 
 
 class Keeper:
     """Saves pictures of a run: at most one every so many seconds, one when asked to stop, and one at the end.
 
-    While it is entered, SIGINT and SIGTERM save first and then stop; a second signal stops at once.
+    While it is entered, SIGINT and SIGTERM save first and then stop; a second signal stops at once. Several processes
+    save together what each has, the main one reads and writes, and they stop together.
 
     Args:
         folder: where the files lie, of this run alone; None keeps nothing and leaves signals as they are.
@@ -36,7 +41,7 @@ class Keeper:
         every: seconds from one picture to the next; 0 for one a step.
 
     Raises:
-        ValueError: where the folder holds another run, or no file of it is whole.
+        ValueError: where the folder holds another run, or no file of it is whole, or where processes differ in plan.
     """
 
     def __init__(
@@ -44,32 +49,44 @@ class Keeper:
     ) -> None:
         self.folder = None if folder is None else _made(folder)
         self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
-        self.plan = {} if self.folder is None else plan()
+        self.plan = {} if self.folder is None and distributed.world_size() == 1 else plan()
+        _check_alike(self.plan)
         #: What a picture of the run is put into before it is saved.
         self.frame: Callable[[Picture], Picture] = dict
-        self.found = self._newest()
-        self._due, self._asked = time.monotonic() + self.every, 0
+        self.found = None if self.folder is None else distributed.parted(distributed.from_main(self._newest))
+        self._due, self._asked, self._ticks = time.monotonic() + self.every, 0, 0
         self._before: dict[int, Any] = {}
 
     def tick(self, picture: Callable[[], Picture | None]) -> None:
         """After a step: save where it is time to, and where a signal has come, and then stop for the signal."""
+        self._ticks += 1
+        if self.folder is None or not self._agrees():
+            return
+        self._asked, due = distributed.largest(self._asked, time.monotonic() >= self._due)
+        if self._asked or due:
+            self.save(picture())
         if self._asked:
-            self.save(picture())
             self._stop()
-        if self.folder is not None and time.monotonic() >= self._due:
-            self.save(picture())
 
     def save(self, picture: Picture | None) -> None:
         """Save now, and forget the oldest file; a picture that is None is not worth saving."""
         if self.folder is None or picture is None:
             return
+        content = _native(distributed.whole({"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)}))
+        distributed.from_main(partial(self._write, self.folder, content))
+        self._due = time.monotonic() + self.every
+
+    def _agrees(self) -> bool:
+        """Whether this is a step at which all processes look whether one of them has a reason to save."""
+        return not self.every or distributed.world_size() == 1 or self._ticks % _AGREE_EVERY == 0
+
+    def _write(self, folder: Path, content: Picture) -> None:
         files = self._files()
         number = int(files[-1].stem) + 1 if files else 1
-        path = self.folder / f"{number:09d}.pt"
-        save(path, _native({"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)}))
+        path = folder / f"{number:09d}.pt"
+        save(path, content)
         for old in [*files, path][:-_KEPT]:
             old.unlink(missing_ok=True)
-        self._due = time.monotonic() + self.every
 
     def __enter__(self) -> Self:
         if self.folder is not None and threading.current_thread() is threading.main_thread():
@@ -100,9 +117,8 @@ class Keeper:
 
     def _newest(self) -> Picture | None:
         """The newest picture that is whole, with a warning where newer ones are not."""
-        if self.folder is not None:
-            for left in self.folder.glob(".*.partial"):
-                left.unlink(missing_ok=True)
+        for left in [] if self.folder is None else self.folder.glob(".*.partial"):
+            left.unlink(missing_ok=True)
         files, damage = self._files(), ""
         for path in reversed(files):
             try:
@@ -111,7 +127,7 @@ class Keeper:
                 damage = damage or str(error)
                 continue
             if damage:
-                warnings.warn(f"{damage}; going on from {path}, the one before it", stacklevel=4)
+                warnings.warn(f"{damage}; going on from {path}, the one before it", stacklevel=5)
             self._check(saved["plan"])
             picture: Picture = saved["picture"]
             return picture
@@ -139,6 +155,14 @@ def _made(folder: Any) -> Path:
     return path
 
 
+def _check_alike(plan: Picture) -> None:
+    """Raise a ValueError on every process where one has another plan: they would wait for each other for ever."""
+    first, *others = distributed.gathered(plan)
+    names = {name for other in others for name in {**first, **other} if not _same(first.get(name), other.get(name))}
+    if names:
+        raise ValueError(f"the processes have other {', '.join(sorted(names))}: give all of them the same arguments")
+
+
 def _native(thing: Any) -> Any:
     """The same with numbers of NumPy as Python's own, which is what a file without code can hold."""
     if isinstance(thing, dict):
@@ -158,29 +182,43 @@ def _same(one: Any, other: Any) -> bool:
     return both_nan or bool(one == other)
 
 
-def random_state(generator: Generator | None, other: Generator | None = None) -> Picture:
-    """The states of up to two generators, and of torch's global ones on the CPU and on CUDA devices in use."""
+def random_state(alike: Sequence[Generator | None] = (), own: Generator | None = None) -> Picture:
+    """The states of generators that are alike on all processes, of this one's own, and of torch's global ones.
+
+    The global ones are that on the CPU, and those on CUDA devices in use.
+    """
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    own = [None if each is None else each.get_state() for each in (generator, other)]
-    return {"own": own, "cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if in_use else []}
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    return {
+        "alike": [None if each is None else each.get_state() for each in alike],
+        "own": None if own is None else Shard(own.get_state()[None]),
+        "cpu": Shard(torch.get_rng_state()[None]),
+        "cuda": [Shard(value[None]) for value in cuda],
+    }
 
 
-def put_random_state(state: Picture, generator: Generator | None, other: Generator | None = None) -> None:
-    """Put back what `random_state` returned."""
-    for each, own in zip((generator, other), state["own"], strict=True):
-        if each is not None and own is not None:
-            each.set_state(own)
-    torch.set_rng_state(state["cpu"])
-    for place, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(value, place)
+def put_random_state(state: Picture, alike: Sequence[Generator | None] = (), own: Generator | None = None) -> None:
+    """Put back what `random_state` returned; a process that had no part in it begins a generator of its own."""
+    for each, value in zip(alike, state["alike"], strict=False):
+        if each is not None and value is not None:
+            each.set_state(value)
+    if own is not None and state["own"] is not None and len(state["own"].value):
+        own.set_state(state["own"].value[0])
+    elif own is not None and alike[0] is not None:
+        own.set_state(own_generator(alike[0].clone_state()).get_state())
+    if len(state["cpu"].value):
+        torch.set_rng_state(state["cpu"].value[0])
+    for place, kept in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        if len(kept.value):
+            torch.cuda.set_rng_state(kept.value[0], place)
 
 
 @contextmanager
 def global_state_kept(generator: Generator | None) -> Iterator[None]:
     """Leave torch's global generators as they were, where a run draws from a generator of its own."""
-    before = random_state(None)
+    before = random_state()
     try:
         yield
     finally:
         if generator is not None:
-            put_random_state(before, None)
+            put_random_state(before)

@@ -1,6 +1,7 @@
 """The restricted Boltzmann machine: weights and biases that build fields for two layers of units."""
 
 import copy
+import math
 from os import PathLike
 from typing import NamedTuple, Self
 
@@ -17,12 +18,14 @@ class Phase(NamedTuple):
     """What one phase of learning knows: visible rows, and the hidden layer given them.
 
     `visible_is_mean` tells visible values that stand for a conditional mean from values that were seen or sampled.
+    `share` tells what part of all rows of the phase they are, where other processes have the others.
     """
 
     visible: Tensor
     hidden_field: Tensor
     hidden_mean: Tensor
     visible_is_mean: bool = False
+    share: float = 1.0
 
 
 class Room(NamedTuple):
@@ -253,10 +256,22 @@ class Contrast:
         buffers = [rbm.weight.new_empty(data + model, width) for width in (visible, hidden, hidden)]
         self.visible, _, self.hidden_mean = buffers
         self.above, self.below = Room(*(rows[:data] for rows in buffers)), Room(*(rows[data:] for rows in buffers))
-        self.data, self.ratio = data, data / model
-        #: Each phase has its own denominator: with 1/data in front, 1 a row of the data and −data/model of the model.
+        self.data, self.model, self.shares = data, model, (math.nan, math.nan)
         self.signs = rbm.weight.new_ones(data + model)
-        self.signs[data:] = -self.ratio
+
+    def weigh(self, of_data: float, of_model: float) -> None:
+        """Give each phase its own denominator, and the share of it that is here.
+
+        The gradient has `front` before it, and in it 1 a row of the data, or 0 for rows that count nothing and are only
+        there so that there are some, and −`ratio` a row of the model.
+        """
+        if (of_data, of_model) == self.shares:
+            return
+        self.shares = of_data, of_model
+        self.front = of_data / self.data if of_data else 1.0
+        self.ratio = of_model / (self.model * self.front)
+        self.signs[: self.data] = 1.0 if of_data else 0.0
+        self.signs[self.data :] = -self.ratio
 
     def hold(self, positive: Phase, negative: Phase) -> None:
         """Copy here what was not written here."""
@@ -299,7 +314,8 @@ def add_gradient(
     Args:
         rbm: the machine.
         into: parameter names, as in `rbm.named_parameters()`, to the tensors that are added to in place.
-        positive: the phase at the data, divided by its own number of rows.
+        positive: the phase at the data, divided by its own number of rows. Where it is a share of all rows, so is its
+            gradient, and those of all processes add up.
         negative: the phase at the model, likewise.
         contrast: buffers for as many rows as the phases have. What it holds is used up, phases included that were
             written there.
@@ -309,9 +325,10 @@ def add_gradient(
     """
     of_data, of_model = _own_gradient(rbm, positive), _own_gradient(rbm, negative)
     for name in of_data.keys() & into.keys():
-        into[name].mul_(keep).add_(of_data[name] - of_model[name], alpha=scale)
+        into[name].mul_(keep).add_(positive.share * of_data[name] - negative.share * of_model[name], alpha=scale)
     contrast.hold(positive, negative)
-    v, h, share = contrast.visible, contrast.hidden_mean, scale / contrast.data
+    contrast.weigh(positive.share, negative.share)
+    v, h, share = contrast.visible, contrast.hidden_mean, scale * contrast.front
     if "visible_bias" in into:
         into["visible_bias"].addmv_(v.t(), contrast.signs, beta=keep, alpha=share)
     if "hidden_bias" in into:
@@ -321,6 +338,8 @@ def add_gradient(
     if offsets is not None:
         v.sub_(offsets.visible)
         h.sub_(offsets.hidden)
+    if not positive.share:
+        h[: contrast.data].zero_()
     h[contrast.data :].mul_(-contrast.ratio)
     into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
     if offsets is not None:

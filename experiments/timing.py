@@ -58,7 +58,7 @@ def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> 
     learner = Learner(rbm, estimator, generator)
 
     def work() -> None:
-        for v, _ in source.batches(generator, learner.place):
+        for v, *_ in source.batches(generator, learner.place):
             learner.step(v, 0.1, MOMENTUM(0), 2e-4)
 
     return work

@@ -130,7 +130,7 @@ def labelled(kind, folder):
 def test_labels_stay_with_their_rows(kind, tmp_path):
     source = labelled(kind, tmp_path)
     for batches in (source.batches(torch.Generator().manual_seed(0)), source.in_order()):
-        for x, y in batches:
+        for x, y, _ in batches:
             assert torch.equal(y, LABELS[(x[:, 0] / 3).long()])
 
 
@@ -168,7 +168,7 @@ def test_a_mapped_source_maps_every_view_and_keeps_labels():
     mapped = MappedSource(source, lambda x: x[:, :2] + 1, 2)
     assert torch.equal(torch.cat([batch.x for batch in mapped.in_order()]), ROWS[:, :2] + 1)
     assert torch.equal(mapped.subset(7), source.subset(7)[:, :2] + 1)
-    for x, y in mapped.batches(torch.Generator().manual_seed(0)):
+    for x, y, _ in mapped.batches(torch.Generator().manual_seed(0)):
         assert torch.equal(y, LABELS[((x[:, 0] - 1) / 3).long()])
     assert (mapped.steps, mapped.rows, mapped.width) == (source.steps, 103, 2)
 

@@ -143,6 +143,7 @@ class SharedDenominator:
     """The mistake of scikit-learn 1.9.1: the statistics of both phases are divided by the rows of the data."""
 
     def __call__(self, rbm, into, positive, negative, contrast, scale, keep, offsets):
+        contrast.weigh(positive.share, negative.share)
         contrast.ratio = 1.0
         contrast.signs[contrast.data :] = -1.0
         add_gradient(rbm, into, positive, negative, contrast, scale, keep, offsets)

@@ -186,7 +186,7 @@ def check_labels(y: Tensor, outputs: Tensor, name: str) -> None:
 def judge(model: nn.Module, source: Source, loss: Loss | None) -> Evaluation:
     wrong, summed, rows, real = 0.0, 0.0, 0, False
     with _evaluating(model):
-        for inputs, labels in source.in_order():
+        for inputs, labels, _ in source.in_order():
             assert labels is not None
             outputs, real = model(inputs), labels.is_floating_point()
             summed += float(loss_of(outputs, labels, loss)) * len(inputs)

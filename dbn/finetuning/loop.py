@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from dbn import distributed
 from dbn.arguments import (
     as_generator,
     check_instance,
@@ -23,9 +24,9 @@ from dbn.arguments import (
     whole_number,
 )
 from dbn.course import Course, Part, Whole, described, finite, name_of, plain, plain_of
+from dbn.distributed import Shard
 from dbn.finetuning.evaluation import (
     ROWS_AT_ONCE,
-    Evaluation,
     Loss,
     check_labels,
     check_learns,
@@ -79,10 +80,10 @@ def finetune(
     Args:
         model: any network, trained in place and left in evaluation mode.
         x: inputs (n, …) as a tensor or an array, or a Dataset or DataLoader of (input, label). Inputs of networks that
-            begin with a linear layer are flattened.
+            begin with a linear layer are flattened. Each of several processes is given all of them.
         y: class numbers (n,), or real targets (n, k); None where `x` brings them along.
         epochs: passes over the data.
-        batch_size: rows an update.
+        batch_size: rows an update, of all processes together.
         learning_rate: a number, or a schedule of the epoch.
         head_learning_rate: the same for the last layer alone; by default as the rest.
         optimiser: "adam", "sgd" (momentum 0.9), or what builds a torch optimiser from parameter groups and `lr=`,
@@ -137,7 +138,7 @@ def finetune(
     decay = finite_number(weight_decay, "weight_decay")
     groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
     target = _device_of(model) if device is None else choose_device(device)
-    generator = as_generator(generator, seed, target)
+    draws = distributed.draws(as_generator(generator, seed, target), target)
     build = _optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
@@ -165,33 +166,39 @@ def finetune(
             "weight_decay": decay,
             "patience": limit,
             "loss": name_of(loss),
-            **described(source, generator),
+            **described(source, draws.order),
         }
 
     total = None if source.steps is None else epochs * source.steps
-    with Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper, best, _own_randomness(generator):
+    with Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper, best, _own_randomness(draws.order):
         remember_scale(model, scale)
         fault = partial(_fault, model, tally)
-        course = Course(parts, fault, generator, source, keeper, description, on_divergence)
+        network = distributed.parallel(model)
+        course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
         bar = tqdm(
-            total=total, initial=course.step, desc=description, unit="step", disable=not progress, dynamic_ncols=True
+            total=total,
+            initial=course.step,
+            desc=description,
+            unit="step",
+            disable=not (progress and distributed.shows_progress()),
+            dynamic_ncols=True,
         )
         with bar:
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
-                for inputs, labels in course.batches():
+                for inputs, labels, share in course.batches():
                     now = course.epoch + (course.place / source.steps if source.steps else 0.0)
                     _set_rates(optimizer, rates, now, course.share)
-                    outputs = model(inputs)
+                    outputs = network(inputs)
                     if not source.fixed and labels is not None:
                         check_labels(labels, outputs, "x")
                     value = loss_of(outputs, labels, loss)
                     optimizer.zero_grad()
-                    torch.autograd.backward(value)
+                    torch.autograd.backward(distributed.weighed(value, share))
                     optimizer.step()
-                    tally.add(value.detach(), len(inputs))
+                    tally.add(value.detach(), len(inputs) if share else 0)
                     if not course.stepped():
                         break
                     bar.update()
@@ -200,9 +207,10 @@ def finetune(
                 if held_back is not None and not course.fault():
                     judged = judge(model, held_back, loss)
                     record |= {"validation_error": judged.error, "validation_loss": judged.loss}
+                record = distributed.numbers_of_main(record)
                 if not course.fault() and course.recorded(record):
                     if held_back is not None:
-                        best.see(judged)
+                        best.see(record["validation_error"], record["validation_loss"])
                     names = [name for name in ("loss", "validation_error") if name in record]
                     bar.set_postfix({name: f"{record[name]:.4f}" for name in names})
                     if callback is not None:
@@ -218,7 +226,7 @@ def finetune(
 
 
 class _Tally:
-    """The sum of the loss over the rows of an epoch so far."""
+    """The sum of the loss over this process's rows of an epoch so far."""
 
     def __init__(self, device: torch.device) -> None:
         self.summed, self.rows = torch.zeros((), device=device), 0
@@ -230,17 +238,21 @@ class _Tally:
         self.summed, self.rows = self.summed + loss * rows, self.rows + rows
 
     def mean(self) -> float:
-        return float(self.summed) / self.rows
+        summed, rows = distributed.sums(float(self.summed), self.rows)
+        return summed / rows
 
     def clear(self) -> None:
         self.summed, self.rows = torch.zeros_like(self.summed), 0
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("summed", "rows", "first", "last", "begun")}
+        rows = torch.full_like(self.summed, self.rows, dtype=torch.int64)
+        sums = {"summed": Shard(self.summed[None]), "rows": Shard(rows[None])}
+        return {**sums, "first": self.first, "last": self.last, "begun": self.begun}
 
     def put(self, state: dict[str, Any]) -> None:
-        self.summed, self.first, self.last = (state[name].to(self.summed) for name in ("summed", "first", "last"))
-        self.rows, self.begun = state["rows"], state["begun"]
+        device = self.summed.device
+        self.summed, self.rows = state["summed"].value.sum().to(device), int(state["rows"].value.sum())
+        self.first, self.last, self.begun = state["first"].to(device), state["last"].to(device), state["begun"]
 
 
 class _Optimiser:
@@ -263,10 +275,10 @@ class _Best:
         self.model, self.lowest, self.waited = model, (math.inf, math.inf), 0
         self.weights: dict[str, Any] | None = None
 
-    def see(self, judged: Evaluation) -> None:
+    def see(self, error: float, loss: float) -> None:
         self.waited += 1
-        if (judged.error, judged.loss) < self.lowest:
-            self.lowest, self.waited = (judged.error, judged.loss), 0
+        if (error, loss) < self.lowest:
+            self.lowest, self.waited = (error, loss), 0
             self.weights = copy.deepcopy(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:
@@ -287,7 +299,8 @@ class _Best:
 
 
 def _fault(model: nn.Module, tally: _Tally) -> str:
-    """In words, how the network has left all reason, or nothing."""
+    """In words, how the network has left all reason, or nothing; an error where processes have other networks."""
+    distributed.check_alike(list(model.parameters()), "the model")
     if not finite(tally.summed, *model.parameters()):
         return "left the finite numbers"
     last, limit = float(tally.last), _RUNAWAY * (1 + abs(float(tally.first)))
@@ -340,5 +353,5 @@ def _lent_seed(generator: Generator) -> Iterator[None]:
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     devices = [generator.device] if generator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(distributed.own_seed(seed))
         yield

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from dbn import distributed
 from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
 from dbn.rbm import RBM
 
@@ -59,7 +60,7 @@ def ais(
 
     Args:
         rbm: a machine with an energy.
-        chains: number of independent chains.
+        chains: number of independent chains, of all processes together.
         temperatures: a number of equally spaced β after 0, or all β as a tensor that rises from 0 to 1.
         base: "visible_bias" (the machine's own b), "zeros", or biases a (V,) such as
             `rbm.visible.field_of_mean(x.mean(0))`.
@@ -85,12 +86,14 @@ def ais(
     name, biases = _base(rbm, base)
     betas, progress = ladder(temperatures), flag(progress, "progress")
     generator = as_generator(generator, seed, rbm.weight.device)
-    parts = _parts(rbm, whole_number(chains, "chains"), memory)
-    weights = []
+    generator = distributed.draws(generator, rbm.weight.device, spent=True).own
+    first, last, _ = distributed.portion(whole_number(chains, "chains"))
+    parts = _parts(rbm, last - first, memory)
+    weights = [torch.zeros(0, dtype=torch.float64)]
     for place, count in enumerate(parts):
         v = rbm.visible.sample(biases.expand(count, -1), generator=generator)
-        weights.append(_annealed(rbm, v, biases, betas, generator, progress, _named("AIS", place, parts)))
-    log_weights = torch.cat(weights)
+        weights.append(_annealed(rbm, v, biases, betas, generator, progress, _named("AIS", place, parts)).cpu())
+    log_weights = distributed.gathered_rows(torch.cat(weights))
     return _forward(log_weights, _log_partition_of_base(rbm, biases), name, len(betas) - 1)
 
 
@@ -140,13 +143,14 @@ def reverse_ais(
         raise ValueError("samples is empty: give at least one row")
     check_finite(rows, "samples")
     rbm.visible.constrain_data(rows, "samples")
-    parts = _parts(rbm, len(rows), memory)
-    log_weights = torch.cat(
-        [
-            _annealed(rbm, v.clone(), biases, betas[::-1], generator, progress, _named("reverse AIS", place, parts))
-            for place, v in enumerate(torch.split(rows, parts))
-        ]
-    )
+    generator = distributed.draws(generator, rbm.weight.device, spent=True).own
+    first, last, _ = distributed.portion(len(rows))
+    parts = _parts(rbm, last - first, memory)
+    weights = [torch.zeros(0, dtype=torch.float64)]
+    for place, v in enumerate(torch.split(rows[first:last], parts)):
+        name_of_part = _named("reverse AIS", place, parts)
+        weights.append(_annealed(rbm, v.clone(), biases, betas[::-1], generator, progress, name_of_part).cpu())
+    log_weights = distributed.gathered_rows(torch.cat(weights))
     forward = _forward(log_weights, 0.0, name, len(betas) - 1)
     start = _log_partition_of_base(rbm, biases)
     return forward._replace(value=start - forward.value, low=start - forward.high, high=start - forward.low)
@@ -178,7 +182,8 @@ def _annealed(
     field = v.new_empty(len(v), rbm.hidden.size)
     log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
     pairs = list(pairwise(betas))
-    for beta, following in tqdm(pairs, desc=description, unit="β", disable=not progress, dynamic_ncols=True):
+    hidden = not (progress and distributed.shows_progress())
+    for beta, following in tqdm(pairs, desc=description, unit="β", disable=hidden, dynamic_ncols=True):
         torch.addmm(rbm.hidden_bias, v, rbm.weight, out=field)
         if moves:
             log_weights += (following - beta) * (v @ slope)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from dbn import distributed
 from dbn.arguments import as_generator, as_rows, check_finite, check_instance, whole_number
 from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
 from dbn.rbm import RBM
@@ -93,8 +94,10 @@ def bracket(
     }
     anneal = partial(ais, rbm, chains=chains, **settings)
     forward = (anneal(base=mean)._replace(base="data_mean"), anneal(base="visible_bias"), anneal(base="zeros"))
-    chosen = torch.randint(len(rows), (chains,), generator=generator, device=rows.device)
-    samples = rbm.gibbs(rows[chosen], gibbs_steps, generator=generator)
+    draws = distributed.draws(generator, rbm.weight.device)
+    chosen = torch.randint(len(rows), (chains,), generator=draws.order, device=rows.device)
+    first, last, _ = distributed.portion(chains)
+    samples = distributed.gathered_rows(rbm.gibbs(rows[chosen[first:last]], gibbs_steps, generator=draws.own))
     reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
     return judged(forward, reverse)
 

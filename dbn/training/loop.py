@@ -9,9 +9,11 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
+from dbn import distributed
 from dbn.arguments import as_generator, check_instance, check_watching, choice, finite_number, flag, whole_number
 from dbn.batches import Source
 from dbn.course import Course, Part, Whole, described, plain
+from dbn.distributed import Draws
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, global_state_kept
@@ -68,9 +70,10 @@ def train(
     Args:
         rbm: the machine, trained in place on the device where it is.
         data: rows (n, V) as a tensor, NumPy array or memmap, or a Dataset or DataLoader of them; labels that come
-            along are ignored.
+            along are ignored. Each of several processes is given all of them.
         epochs: passes over the data.
-        batch_size: rows an update; the last batch of an epoch may be shorter and has its own denominator.
+        batch_size: rows an update, of all processes together; the last batch of an epoch may be shorter and has its own
+            denominator.
         learning_rate: a number, or a schedule of the epoch; by default what suits the units (0.1 for Bernoulli).
         momentum: likewise.
         weight_decay: L2 cost of the weights.
@@ -129,7 +132,7 @@ def train(
     """
     check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 500)")
     check_watching(callback, progress, description)
-    generator = as_generator(generator, seed, rbm.weight.device)
+    draws = distributed.draws(as_generator(generator, seed, rbm.weight.device), rbm.weight.device)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -152,16 +155,16 @@ def train(
         record_every=record_every,
     )
     check_fit(rbm, recipe, validated=validation is not None)
-    source = presented(rbm, open_rows(rbm, data, batch_size), binarise, generator)
+    source = presented(rbm, open_rows(rbm, data, batch_size), binarise, draws.own)
     held_back = None
     if validation is not None:
-        held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, generator)
+        held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, draws.own)
 
     def plan() -> Picture:
-        return {"machine": kind_of(rbm), **described(source, generator), **recipe.described()}
+        return {"machine": kind_of(rbm), **described(source, draws.order), **recipe.described()}
 
-    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(generator):
-        return run(rbm, source, recipe, held_back, callback, progress, description, generator, keeper, keeper.found)
+    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(draws.order):
+        return run(rbm, source, recipe, draws, held_back, callback, progress, description, keeper, keeper.found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +218,13 @@ def run(
     rbm: RBM,
     source: Source,
     recipe: Recipe,
-    validation: Source | None = None,
-    callback: Callable[[Record], None] | None = None,
-    progress: bool = True,
-    description: str = "training",
-    generator: Generator | None = None,
-    keeper: Keeper | None = None,
-    found: Picture | None = None,
+    draws: Draws,
+    validation: Source | None,
+    callback: Callable[[Record], None] | None,
+    progress: bool,
+    description: str,
+    keeper: Keeper,
+    found: Picture | None,
 ) -> History:
     """The loop behind `train`: a recipe followed on rows that are already open, from a picture where one was found."""
     rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
@@ -230,19 +233,20 @@ def run(
     monitor = Monitor(rbm, source, validation, recipe.monitor_rows)
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
-    estimator.prepare(rbm, generator)
-    learner = Learner(rbm, estimator, generator, _centre(rbm, source, recipe.centring), recipe)
+    distributed.take_from_main(rbm.state_dict().values())
+    estimator.prepare(rbm, draws.own)
+    learner = Learner(rbm, estimator, draws.own, _centre(rbm, source, recipe.centring), recipe)
     average, best = Average(rbm), Best(rbm, recipe.stopping)
     parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
-    keeper = keeper or Keeper(None, "train")
-    course = Course(parts, monitor.fault, generator, source, keeper, description, recipe.on_divergence)
+    course = Course(parts, monitor.fault, draws, source, keeper, description, recipe.on_divergence)
     if found is not None:
         course.take_up(found)
     if course.done:
         return course.history
 
     def record(epochs_done: float) -> None:
-        entry = {"epoch": epochs_done, "step": float(course.step), "seconds": course.seconds, **monitor()}
+        seen = {"epoch": epochs_done, "step": float(course.step), "seconds": course.seconds, **monitor()}
+        entry = distributed.numbers_of_main(seen)
         if epochs_done == course.epoch + 1:
             best.judge(entry, average)
         if not course.recorded(entry):
@@ -254,15 +258,20 @@ def run(
 
     total = None if source.steps is None else recipe.epochs * source.steps
     with tqdm(
-        total=total, initial=course.step, desc=description, unit="step", disable=not progress, dynamic_ncols=True
+        total=total,
+        initial=course.step,
+        desc=description,
+        unit="step",
+        disable=not (progress and distributed.shows_progress()),
+        dynamic_ncols=True,
     ) as bar:
         while course.epoch < recipe.epochs and not best.stopped:
-            for v, _ in course.batches(learner.place):
+            for v, _, share in course.batches(learner.place):
                 now, done = (
                     course.epoch + (at / source.steps if source.steps else 0.0)
                     for at in (course.place, course.place + 1)
                 )
-                learner.step(v, course.share * rate(now), momentum(now), recipe.weight_decay)
+                learner.step(v, course.share * rate(now), momentum(now), recipe.weight_decay, share)
                 if not course.stepped():
                     break
                 bar.update()
@@ -312,7 +321,9 @@ def _centre(rbm: RBM, source: Source, rate: float | None) -> tuple[Offsets, floa
     if rate is None:
         return None
     rows = source.subset(ROWS_FOR_MEAN)
-    return Offsets(rows.mean(0), rbm.mean_hidden(rows).mean(0)), rate
+    offsets = Offsets(rows.mean(0), rbm.mean_hidden(rows).mean(0))
+    distributed.take_from_main(offsets)
+    return offsets, rate
 
 
 def _suited_rate(rbm: RBM) -> float:

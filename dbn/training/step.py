@@ -1,6 +1,6 @@
 """One step of learning, with what it carries to the next."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from dbn import distributed
 from dbn.arguments import finite_number
+from dbn.distributed import Shard
 from dbn.estimators import Estimator
 from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
 
@@ -41,7 +43,7 @@ class Learner:
     Args:
         rbm: the machine.
         estimator: the negative phase, prepared for this machine.
-        generator: draws all samples.
+        generator: draws all samples; of several processes, each has its own.
         centre: moving means that the gradient is centred at, and their rate; None for the plain gradient.
         penalties: what holds weights and activities back.
     """
@@ -58,9 +60,9 @@ class Learner:
         self.centre, self.penalties = centre, penalties or Penalties()
         self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
         self.increments = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
-        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where it is to be clipped
-        if self.penalties.clip is not None:
-            self.gradient = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where something is done to it first
+        if self.penalties.clip is not None or distributed.world_size() > 1:
+            self.flat, self.gradient = _in_one_piece(self.parameters)
         self.activity: Tensor | None = None
         self.contrast = lru_cache(maxsize=4)(self._contrast)
 
@@ -69,12 +71,12 @@ class Learner:
         return self.contrast(rows).above.visible
 
     @torch.no_grad()
-    def step(self, v: Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
-        """Learn from visible rows v (n, V), wherever they are."""
+    def step(self, v: Tensor, learning_rate: float, momentum: float, weight_decay: float, share: float = 1.0) -> None:
+        """Learn from visible rows v (n, V), wherever they are, which are such a share of a batch."""
         contrast = self.contrast(len(v))
-        positive = self.rbm.phase(v, room=contrast.above)
+        positive = self.rbm.phase(v, room=contrast.above)._replace(share=share)
         negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
-        pull = self._sparsity(positive)
+        pull = self._followed(positive)
         self._add_gradient(positive, negative, contrast, learning_rate, momentum)
         if pull is not None:
             self._add_outer(*pull, -learning_rate * self.penalties.sparsity_cost)
@@ -89,11 +91,13 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What is carried from step to step."""
+        chains = self.estimator.of_chains
+        estimator = self.estimator.state_dict()
         return {
             "increments": self.increments,
             "activity": self.activity,
             "offsets": None if self.centre is None else list(self.centre[0]),
-            "estimator": dict(self.estimator.state_dict()),
+            "estimator": {n: Shard(value, chains[n]) if n in chains else value for n, value in estimator.items()},
         }
 
     def put(self, state: dict[str, Any]) -> None:
@@ -105,32 +109,45 @@ class Learner:
         if self.centre is not None:
             for offset, value in zip(self.centre[0], state["offsets"], strict=True):
                 offset.copy_(value)
-        for gradient in self.gradient.values():
-            gradient.zero_()  # 0 times what is not finite would be kept
-        _without(self.estimator, state["estimator"].keys())
-        self.estimator.load_state_dict(state["estimator"], strict=False)
+        if self.gradient:
+            self.flat.zero_()  # 0 times what is not finite would be kept
+        estimator = {n: value.value if isinstance(value, Shard) else value for n, value in state["estimator"].items()}
+        _without(self.estimator, estimator.keys())
+        self.estimator.load_state_dict(estimator, strict=False)
         self.estimator.to(like.device)
 
     def _add_gradient(
         self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float
     ) -> None:
-        offsets = None if self.centre is None else _followed(*self.centre, positive)
-        if self.penalties.clip is None:
+        offsets = None if self.centre is None else self.centre[0]
+        if not self.gradient:
             add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum, offsets)
             return
         add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
-        norm = torch.stack([value.norm() for value in self.gradient.values()]).norm()
-        share = learning_rate * (float(self.penalties.clip) / norm).clamp(max=1)
+        distributed.add_up(self.flat)
+        scale: float | Tensor = learning_rate
+        if self.penalties.clip is not None:
+            scale = learning_rate * (float(self.penalties.clip) / self.flat.norm()).clamp(max=1)
         for name, increment in self.increments.items():
-            increment.mul_(momentum).add_(self.gradient[name] * share)
+            increment.mul_(momentum).add_(self.gradient[name] * scale)
 
-    def _sparsity(self, positive: Phase) -> tuple[Tensor, Tensor] | None:
-        """Mean visible units of the batch, and by how much the hidden units' moving mean exceeds the target."""
-        if self.penalties.sparsity_target is None:
+    def _followed(self, positive: Phase) -> tuple[Tensor, Tensor] | None:
+        """Move the offsets and the mean activity towards a batch's means; return what sparsity pulls at.
+
+        These are the mean visible units of the batch, and by how much the mean activity exceeds the target.
+        """
+        target = self.penalties.sparsity_target
+        if self.centre is None and target is None:
             return None
-        mean = positive.hidden_mean.mean(0)
-        self.activity = mean if self.activity is None else self.activity.lerp_(mean, _MEMORY)
-        return positive.visible.mean(0), self.activity - self.penalties.sparsity_target
+        v, h = distributed.means(positive.share, positive.visible.mean(0), positive.hidden_mean.mean(0))
+        if self.centre is not None:
+            offsets, rate = self.centre
+            offsets.visible.lerp_(v, rate)
+            offsets.hidden.lerp_(h, rate)
+        if target is None:
+            return None
+        self.activity = h if self.activity is None else self.activity.lerp_(h, _MEMORY)
+        return v, self.activity - target
 
     def _add_outer(self, v: Tensor, h: Tensor, scale: float) -> None:
         if "weight" in self.increments:
@@ -150,8 +167,9 @@ def _without(module: nn.Module, names: Collection[str]) -> None:
                 part._buffers[name] = None
 
 
-def _followed(offsets: Offsets, rate: float, positive: Phase) -> Offsets:
-    """The offsets, moved towards the means of a batch."""
-    offsets.visible.lerp_(positive.visible.mean(0), rate)
-    offsets.hidden.lerp_(positive.hidden_mean.mean(0), rate)
-    return offsets
+def _in_one_piece(parameters: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Zeros of the shapes of some parameters, as one vector and as parts of it by their names."""
+    first = next(iter(parameters.values()))
+    flat = first.new_zeros(sum(value.numel() for value in parameters.values()))
+    parts = torch.split(flat, [value.numel() for value in parameters.values()])
+    return flat, {name: part.view_as(parameters[name]) for name, part in zip(parameters, parts, strict=True)}

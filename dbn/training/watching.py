@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dbn import distributed
 from dbn.arguments import finite_number, whole_number
 from dbn.batches import Source
 from dbn.course import finite
@@ -50,7 +51,8 @@ class Monitor:
 
     @torch.no_grad()
     def fault(self) -> str:
-        """In words, how the machine has left all reason, or nothing."""
+        """In words, how the machine has left all reason, or nothing; an error where processes have other machines."""
+        distributed.check_alike(list(self.rbm.parameters()), "the machine")
         if not finite(*self.rbm.parameters()):
             return "left the finite numbers"
         energy = self._free_energy()
@@ -172,6 +174,7 @@ class Best:
                 score: Any = self.stopping.score(self.rbm)
                 score = score.item() if isinstance(score, Tensor) and score.numel() == 1 else score
                 record["score"] = finite_number(score, "score of stopping", signed=True)
+                record |= distributed.numbers_of_main({"score": record["score"]})
                 self._see(record["score"])
         gap, largest = record.get("free_energy_gap"), self.stopping.largest_gap
         too_wide = largest is not None and gap is not None and gap > largest

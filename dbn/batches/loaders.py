@@ -1,0 +1,105 @@
+"""Rows that are read one by one or come in batches: data sets and loaders."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
+
+from dbn import distributed
+from dbn.batches.reader import Reader
+from dbn.batches.source import Batch, Place, Source, evenly
+
+
+class DatasetSource(Source):
+    """Rows of a Dataset, stacked by a loader that is made for each pass."""
+
+    def __init__(self, dataset: Dataset[Any], *, batch_size: int, reader: Reader) -> None:
+        self.dataset, self.batch_size, self.reader = dataset, batch_size, reader
+        self.streams = isinstance(dataset, IterableDataset)
+        self.rows = length_of(dataset)
+        self.width = next(self.in_order()).x.shape[1]
+
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        if self.streams or self.rows is None:
+            return _portions(self.in_order(), skip)
+        device = None if generator is None else generator.device
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(seed))
+        parts = [distributed.rows_of(chosen) for chosen in torch.split(order, self.batch_size)[skip:]]
+        if not parts:
+            return iter(())
+        read = self._read(self.dataset, batch_sampler=[chosen.tolist() for chosen, _ in parts])
+        return (batch._replace(share=share) for batch, (_, share) in zip(read, parts, strict=True))
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._read(self.dataset, batch_size=self.batch_size)
+
+    def subset(self, count: int) -> Tensor:
+        if self.streams or self.rows is None:
+            return _first(self.in_order(), count)
+        chosen = Subset(self.dataset, evenly(self.rows, count).tolist())
+        return torch.cat([batch.x for batch in self._read(chosen, batch_size=self.batch_size)])
+
+    def _read(self, dataset: Dataset[Any], **batches: Any) -> Iterator[Batch]:
+        # A loader without a generator of its own draws from the global one, even to read in order.
+        loader: DataLoader[Any] = DataLoader(
+            dataset, generator=torch.Generator(), collate_fn=self.reader.stacked, **batches
+        )
+        return self.reader.batches(loader)
+
+
+class LoaderSource(Source):
+    """The batches of a DataLoader, in the order in which it makes them."""
+
+    def __init__(self, loader: DataLoader[Any], *, reader: Reader) -> None:
+        if isinstance(loader.sampler, DistributedSampler):
+            raise ValueError(
+                f"{reader.name} has a DistributedSampler: give the same loader on every process without it, since the "
+                "batches are split among them here"
+            )
+        self.loader, self.reader, self.batch_size = loader, reader, loader.batch_size or 1
+        self.generator = loader.generator
+        self.rows = length_of(loader.dataset)
+        self.width = next(self.in_order()).x.shape[1]
+
+    @property
+    def steps(self) -> int | None:
+        return length_of(self.loader)
+
+    def with_batch_size(self, batch_size: int) -> Self:
+        return self  # the loader has made its batches
+
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        return _portions(self.in_order(), skip)
+
+    def in_order(self) -> Iterator[Batch]:
+        return self.reader.batches(self.loader)
+
+    def subset(self, count: int) -> Tensor:
+        return _first(self.in_order(), count)
+
+
+def _portions(batches: Iterator[Batch], skip: int) -> Iterator[Batch]:
+    """This process's parts of batches, without the first ones."""
+    for _ in range(skip):
+        next(batches, None)
+    return map(Batch.portion, batches)
+
+
+def _first(batches: Iterator[Batch], count: int) -> Tensor:
+    parts: list[Tensor] = []
+    for batch in batches:
+        parts.append(batch.x[: count - sum(map(len, parts))])
+        if sum(map(len, parts)) >= count:
+            break
+    return torch.cat(parts)
+
+
+def length_of(sized: Any) -> int | None:
+    """How many there are, where that is known."""
+    try:
+        return len(sized)
+    except TypeError:
+        return None

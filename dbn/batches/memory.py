@@ -1,0 +1,89 @@
+"""Rows that have places: in a tensor, or in a file mapped into memory."""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from dbn import distributed
+from dbn.batches.reader import Reader
+from dbn.batches.source import Batch, Place, Source, evenly
+
+_ROWS_HELD = 100  # rows of a mapped file after which its pages are given back; each may bring 2 MB of neighbours
+
+
+class TensorSource(Source):
+    """Rows of a tensor, gathered by index on the device where it lies."""
+
+    fixed = True
+
+    def __init__(self, x: Tensor, y: Tensor | None, *, batch_size: int, like: Tensor) -> None:
+        self.x, self.y = x.to(like.device), None if y is None else y.to(like.device)
+        self.dtype, self.batch_size = like.dtype, batch_size
+        self.rows, self.width = x.shape[:2]
+
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
+        return self._gathered(torch.split(order, self.batch_size)[skip:], place)
+
+    def _gathered(self, batches: Sequence[Tensor], place: Place | None) -> Iterator[Batch]:
+        for chosen, share in map(distributed.rows_of, batches):
+            buffer = place(len(chosen)) if place is not None and self.x.dtype == self.dtype else None
+            yield self._batch(torch.index_select(self.x, 0, chosen, out=buffer), chosen, share)
+
+    def in_order(self) -> Iterator[Batch]:
+        for start in range(0, len(self.x), self.batch_size):
+            place = slice(start, start + self.batch_size)
+            yield self._batch(self.x[place], place)
+
+    def subset(self, count: int) -> Tensor:
+        return self.x[evenly(len(self.x), count).to(self.x.device)].to(self.dtype)
+
+    def _batch(self, rows: Tensor, place: Tensor | slice, share: float = 1.0) -> Batch:
+        return Batch(rows.to(self.dtype), None if self.y is None else self.y[place], share)
+
+
+class MemmapSource(Source):
+    """Rows of a file mapped into memory: only the batch in hand is ever read, and pages are given back in between."""
+
+    fixed = True
+
+    def __init__(self, x: np.memmap[Any, Any], y: Tensor | None, *, batch_size: int, reader: Reader) -> None:
+        self.x, self.y, self.batch_size, self.reader, self.read = x, y, batch_size, reader, 0
+        self.rows, self.width = len(x), reader.batch(np.array(x[:1])).x.shape[1]
+
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        device = self.reader.like.device if generator is None else generator.device
+        order = torch.randperm(len(self.x), generator=generator, device=device).cpu()
+        parts = map(distributed.rows_of, torch.split(order, self.batch_size)[skip:])
+        return (self._batch(np.sort(chosen.numpy()))._replace(share=share) for chosen, share in parts)
+
+    def in_order(self) -> Iterator[Batch]:
+        for start in range(0, len(self.x), self.batch_size):
+            yield self._batch(np.arange(start, min(start + self.batch_size, len(self.x))))
+
+    def subset(self, count: int) -> Tensor:
+        return self._batch(evenly(len(self.x), count).numpy()).x
+
+    def _batch(self, chosen: np.ndarray[Any, Any]) -> Batch:
+        parts = np.split(chosen, range(_ROWS_HELD, len(chosen), _ROWS_HELD))
+        rows = [self._read(part) for part in parts]
+        return self.reader.batch(
+            rows[0] if len(rows) == 1 else np.concatenate(rows), None if self.y is None else self.y[chosen]
+        )
+
+    def _read(self, chosen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Some rows, copied; the pages read so far then go from this process, which else grows as large as the file."""
+        rows = np.array(self.x[chosen])
+        self.read += len(chosen)
+        if self.read >= _ROWS_HELD:
+            self._give_back()
+        return rows
+
+    def _give_back(self) -> None:
+        self.read, mapped = 0, getattr(self.x, "_mmap", None)
+        if mapped is not None and self.x.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # "c" has changes of its own
+            mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,331 @@
+"""Several processes that work as one, under torchrun and `torch.distributed`; on one process all of it does nothing.
+
+Every process makes the same calls with the same arguments. Batches, chains and annealing runs are split among them, so
+that a batch has as many rows, a run as many steps and an estimate as many chains on any number of processes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+# A process that dies is noticed by its connections; one that waits for another's long work is not dead.
+_PATIENCE = timedelta(days=1)
+_STRIDE = 0x9E3779B97F4A7C15  # from the seed of one process to that of the next
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def start() -> Iterator[None]:
+    """Join the processes that torchrun has started, for as long as the block lasts; without torchrun, do nothing.
+
+    Where there is a GPU for each of a machine's processes, each has its own and NCCL joins them; else Gloo does.
+
+    Example:
+        >>> with start():
+        ...     rank(), world_size()
+        (0, 1)
+    """
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield
+        return
+    on_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=_PATIENCE)
+    yield
+    dist.destroy_process_group()  # not after an error, when others may wait for this process
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work as if there were no other process, for as long as the block lasts.
+
+    Example:
+        >>> with alone():
+        ...     world_size()
+        1
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def world_size() -> int:
+    """How many processes work as one."""
+    return 1 if _alone.get() or not _joined() else dist.get_world_size()
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes what all have done: the first of them does."""
+    return rank() == 0
+
+
+def shows_progress() -> bool:
+    """Whether this process shows bars: the first does, also where all work alone."""
+    return not _joined() or dist.get_rank() == 0
+
+
+def say(text: str) -> None:
+    """Print on the main process."""
+    if is_main():
+        print(text, flush=True)
+
+
+class Portion(NamedTuple):
+    """Which of n things are this process's, from `first` to before `last`, and what share of all they are."""
+
+    first: int
+    last: int
+    share: float
+
+
+def portion(count: int) -> Portion:
+    """This process's things of so many: as many as the others', or one more."""
+    each, more = divmod(count, world_size())
+    first = rank() * each + min(rank(), more)
+    last = first + each + (rank() < more)
+    return Portion(first, last, (last - first) / max(count, 1))
+
+
+def rows_of(rows: Any) -> tuple[Any, float]:
+    """This process's part of some rows, with its share of them; where it would be none, one row that counts nothing."""
+    first, last, share = portion(len(rows))
+    return (rows[first:last], share) if last > first else (rows[:1], 0.0)
+
+
+def spread(work: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
+    """What `work` makes of every item, in their order; each is done by one process alone, and known to all."""
+    place, count = rank(), world_size()
+    with alone():
+        own = [work(item) for item in items[place::count]]
+    done = gathered(own)
+    return [done[at % count][at // count] for at in range(len(items))]
+
+
+def gathered(thing: T) -> list[T]:
+    """The same thing of every process, by their numbers; tensors in it come on the CPU or where they were."""
+    if world_size() == 1:
+        return [thing]
+    things: list[Any] = [None] * world_size()
+    dist.all_gather_object(things, thing)
+    return things
+
+
+def gathered_rows(rows: Tensor, dim: int = 0) -> Tensor:
+    """The rows of all processes, in one tensor on the device of `rows`."""
+    if world_size() == 1:
+        return rows
+    return torch.cat([part.to(rows.device) for part in gathered(rows.cpu())], dim)
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """What `work` gives on the main process, on all of them; an error of it is raised on all."""
+    if world_size() == 1:
+        return work()
+    answer: list[Any] = [None, None]
+    if is_main():
+        try:
+            answer[0] = work()
+        except Exception as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]  # type: ignore[no-any-return]
+
+
+def numbers_of_main(values: Mapping[str, float]) -> dict[str, float]:
+    """Named numbers as the main process has them, so that all decide alike; every process has the same names."""
+    if world_size() == 1:
+        return dict(values)
+    mine = torch.tensor(list(values.values()), dtype=torch.float64, device=_place())
+    dist.broadcast(mine, src=0)
+    return dict(zip(values, mine.tolist(), strict=True))
+
+
+def largest(*values: int) -> tuple[int, ...]:
+    """Each of some whole numbers as the process has it that has the largest."""
+    if world_size() == 1:
+        return values
+    mine = torch.tensor(values, dtype=torch.int64, device=_place())
+    dist.all_reduce(mine, dist.ReduceOp.MAX)
+    return tuple(mine.tolist())
+
+
+def sums(*values: float) -> list[float]:
+    """Each of some numbers added up over all processes."""
+    if world_size() == 1:
+        return list(values)
+    total = add_up(torch.tensor(values, dtype=torch.float64, device=_place()))
+    return [float(value) for value in total]
+
+
+def agreed(text: str) -> str:
+    """The first text of any process that is not empty."""
+    if not any(largest(len(text))):
+        return ""
+    return next(found for found in gathered(text) if found)
+
+
+def add_up(total: Tensor) -> Tensor:
+    """Put the sum over all processes into a tensor, and return it."""
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def means(share: float, *own: Tensor) -> list[Tensor]:
+    """The means over all rows of a batch, from those over this process's share of them; one exchange for all."""
+    if world_size() == 1:
+        return list(own)
+    flat = add_up(torch.cat([value.flatten() for value in own]) * share)
+    parts = torch.split(flat, [value.numel() for value in own])
+    return [part.view_as(value) for part, value in zip(parts, own, strict=True)]
+
+
+@torch.no_grad()
+def take_from_main(values: Iterable[Tensor]) -> None:
+    """Make tensors those of the main process, in place."""
+    if world_size() > 1:
+        for value in values:
+            dist.broadcast(value.data, src=0)
+
+
+@torch.no_grad()
+def check_alike(values: Sequence[Tensor], name: str) -> None:
+    """Raise a RuntimeError where tensors are not the same bits on all processes."""
+    if world_size() == 1:
+        return
+    # Sums of bits do not depend on their order, as those of numbers do on other hardware.
+    sums = torch.stack([value.detach().view(_BITS[value.element_size()]).sum(dtype=torch.int64) for value in values])
+    sums = sums.to(_place())
+    both = torch.cat([sums, -sums])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    if not torch.equal(both[: len(sums)], -both[len(sums) :]):
+        raise RuntimeError(f"{name} is no longer the same on all {world_size()} processes: run it anew")
+
+
+def weighed(mean: Tensor, share: float) -> Tensor:
+    """A loss, the mean over such a share of a batch, so that the mean of its gradients over all processes is right."""
+    return mean if share * world_size() == 1 else mean * (share * world_size())
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """The model, whose backward pass takes the mean of the gradients over all processes."""
+    return DistributedDataParallel(model) if world_size() > 1 else model
+
+
+class Draws(NamedTuple):
+    """What a run draws from: the order of the rows, alike on all processes, and samples, its own on each."""
+
+    order: Generator | None
+    own: Generator | None
+
+
+def draws(generator: Generator | None, device: torch.device, *, spent: bool = False) -> Draws:
+    """The generators of a run, by that of the main process; on one process both are the given one.
+
+    Args:
+        generator: the caller's, or None for torch's global one.
+        device: where to draw.
+        spent: leave the generator further on than it was, where a run draws no order from it.
+    """
+    if world_size() == 1:
+        return Draws(generator, generator)
+    order = generator or Generator(device).manual_seed(from_main(lambda: int(torch.randint(2**62, ()))))
+    order.set_state(from_main(order.get_state))
+    following = order if spent else order.clone_state()
+    return Draws(order, own_generator(following))
+
+
+def own_generator(order: Generator) -> Generator:
+    """A new generator for this process alone, which all draw from the same one."""
+    seed = int(torch.randint(2**62, (), generator=order, device=order.device))
+    return Generator(order.device).manual_seed(own_seed(seed))
+
+
+def own_seed(seed: int) -> int:
+    """A seed for this process alone, the given one on the main process."""
+    return (seed + rank() * _STRIDE) % 2**63
+
+
+class Shard(NamedTuple):
+    """This process's part of something that all have together, along a dimension."""
+
+    value: Tensor
+    dim: int = 0
+
+
+def whole(picture: Any) -> Any:
+    """A nest of dictionaries and lists with every `Shard` as what all processes have together, as plain values."""
+    shards = list(_shards(picture))
+    if not shards:
+        return picture
+    parts = zip(*gathered([shard.value.cpu() for shard in shards]), strict=True)
+    joined = iter([torch.cat(part, shard.dim) for part, shard in zip(parts, shards, strict=True)])
+    return _replaced(picture, lambda thing: {"joined": next(joined), "dim": thing.dim} if _is_shard(thing) else thing)
+
+
+def parted(picture: Any) -> Any:
+    """What `whole` returned, with this process's part of what all have together, on any number of processes."""
+    return _replaced(picture, lambda thing: _part(**thing) if _is_joined(thing) else thing)
+
+
+def _part(joined: Tensor, dim: int) -> Shard:
+    first, last, _ = portion(joined.shape[dim])
+    return Shard(joined.narrow(dim, first, last - first).clone(), dim)
+
+
+def _is_shard(thing: Any) -> bool:
+    return isinstance(thing, Shard)
+
+
+def _is_joined(thing: Any) -> bool:
+    return isinstance(thing, dict) and thing.keys() == {"joined", "dim"}
+
+
+def _shards(thing: Any) -> Iterator[Shard]:
+    if isinstance(thing, Shard):
+        yield thing
+    elif isinstance(thing, dict | list):
+        for part in thing.values() if isinstance(thing, dict) else thing:
+            yield from _shards(part)
+
+
+def _replaced(thing: Any, by: Callable[[Any], Any]) -> Any:
+    """A nest with everything in it as `by` would have it, and what that leaves alone gone into."""
+    other = by(thing)
+    if other is not thing or isinstance(thing, Shard):
+        return other
+    if isinstance(thing, dict):
+        return {name: _replaced(part, by) for name, part in thing.items()}
+    return [_replaced(part, by) for part in thing] if isinstance(thing, list) else thing
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _place() -> torch.device:
+    """Where small numbers are exchanged: on the CPU unless the processes are joined by GPUs alone."""
+    on_gpus_alone = "gloo" not in dist.get_backend_config()
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpus_alone else torch.device("cpu")

@@ -1,0 +1,137 @@
+"""Chains at several temperatures that exchange states."""
+
+from types import MappingProxyType
+
+import torch
+from torch import Generator, Tensor
+
+from dbn import distributed
+from dbn.arguments import whole_number
+from dbn.estimators.base import Estimator, chains_here, check_chains
+from dbn.rbm import ANYWHERE, RBM, Phase, Room
+from dbn.units.base import written
+
+
+class ParallelTempering(Estimator):
+    """Persistent chains at several temperatures that exchange states, so that the machine's own cross between modes.
+
+    Replica r samples the distribution with weights β_r W, hidden biases β_r c and visible biases (1 − β_r) a + β_r b,
+    from independent units at β = 0 to the machine at β = 1; a are the visible biases when the chains are started, which
+    training sets to the field of the data's mean. After every Gibbs step, neighbours exchange states with probability
+    min(1, exp Δ), and the spacing of β is moved, ever less, towards equal rates of exchange. The statistics are those
+    of β = 1.
+
+    Source: G. Desjardins, A. Courville, Y. Bengio, P. Vincent, O. Delalleau (2010), Tempered Markov chain Monte Carlo
+    for training of restricted Boltzmann machines.
+
+    Args:
+        chains: number of chains at every temperature.
+        temperatures: number of temperatures, both ends included.
+        steps: Gibbs steps between updates, each followed by exchanges.
+
+    Raises:
+        ValueError: where `chains` or `steps` is below 1, or `temperatures` below 2.
+        TypeError: in training, where units have no energy.
+
+    Example:
+        >>> estimator = ParallelTempering(chains=7, temperatures=3)
+        >>> rbm = RBM(4, 3, seed=0)
+        >>> estimator.prepare(rbm, None)
+        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        torch.Size([7, 4])
+
+    `exchanges` holds the rates of exchange between neighbours: where one is near zero, the replicas on its two sides do
+    not help each other, and more temperatures are wanted. Each costs as much as the machine's own chains.
+    """
+
+    visible: Tensor | None
+    betas: Tensor
+    base: Tensor | None
+    exchanges: Tensor
+    done: Tensor
+    of_chains = MappingProxyType({"visible": 1})
+
+    def __init__(self, chains: int = 100, temperatures: int = 10, steps: int = 1) -> None:
+        super().__init__()
+        self.chains = whole_number(chains, "chains")
+        self.steps = whole_number(steps, "steps")
+        levels = whole_number(temperatures, "temperatures", at_least=2)
+        self.register_buffer("visible", None)
+        self.register_buffer("base", None)
+        self.register_buffer("betas", torch.linspace(0, 1, levels))
+        self.register_buffer("exchanges", torch.zeros(levels - 1))
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+    def rows(self, batch: int) -> int:
+        return chains_here(self.chains)[0]
+
+    def check(self, rbm: RBM) -> None:
+        check_chains(self.chains)
+        if not rbm.has_energy:
+            raise TypeError(
+                f"estimator {self} needs an energy, which {rbm.visible} and {rbm.hidden} lack: use CD or PCD"
+            )
+
+    @torch.no_grad()
+    def prepare(self, rbm: RBM, generator: Generator | None) -> None:
+        """Start all replicas at independent draws from the visible biases, unless replicas of this shape go on."""
+        self.check(rbm)
+        shape = (len(self.betas), self.rows(0), rbm.visible.size)
+        if self.visible is None or self.visible.shape != shape:
+            self.base = rbm.visible_bias.detach().clone()
+            self.visible = rbm.visible.sample(self.base.expand(shape), generator=generator)
+        self.to(rbm.weight)
+
+    @torch.no_grad()
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+        if self.visible is None or self.base is None:
+            raise RuntimeError("the chains have not been started: call prepare(rbm, generator) first")
+        for _ in range(self.steps):
+            v = self._tempered_gibbs(rbm, self.visible, self.base, generator)
+            self.visible = self._exchanged(rbm, v, self.base, generator)
+        phase = rbm.phase(written(self.visible[-1], room.visible), room=room)
+        return phase._replace(share=chains_here(self.chains)[1])
+
+    def _tempered_gibbs(self, rbm: RBM, v: Tensor, base: Tensor, generator: Generator | None) -> Tensor:
+        beta = self.betas[:, None, None]
+        h = rbm.hidden.sample(beta * _fields(rbm, v), generator=generator)
+        field = base + beta * (rbm.visible_bias - base + h @ rbm.weight.t())
+        return rbm.visible.sample(field, generator=generator)
+
+    def _exchanged(self, rbm: RBM, v: Tensor, base: Tensor, generator: Generator | None) -> Tensor:
+        """The states after neighbours 0–1, 2–3, …, or 1–2, 3–4, … in the next turn, have exchanged theirs.
+
+        Δ = g_r(v_{r+1}) + g_{r+1}(v_r) − g_r(v_r) − g_{r+1}(v_{r+1}), with g_r(v) what log f_r(v) has of β_r.
+        """
+        fields, slope = _fields(rbm, v), v @ (rbm.visible_bias - base)
+
+        def g(beta: Tensor, at: slice) -> Tensor:
+            return beta * slope[at] + rbm.hidden.log_partition(beta[..., None] * fields[at])
+
+        low, high = self.betas[:-1, None], self.betas[1:, None]
+        below, above = slice(None, -1), slice(1, None)
+        gain = g(low, above) + g(high, below) - g(low, below) - g(high, above)
+        uniform = torch.rand(gain.shape, generator=generator, device=gain.device, dtype=gain.dtype)
+        exchange = uniform.log() < gain
+        exchange[1 - int(self.done) % 2 :: 2] = False
+        self._adapt(gain)
+        other = v.clone()
+        other[:-1] = torch.where(exchange[..., None], v[1:], v[:-1])
+        other[1:] = torch.where(exchange[..., None], v[:-1], other[1:])
+        return other
+
+    def _adapt(self, gain: Tensor) -> None:
+        """Follow the rates of exchange, and widen the gaps between β whose rate is above the mean."""
+        self.done += 1
+        (rates,) = distributed.means(chains_here(self.chains)[1], gain.clamp(max=0).exp().mean(1))
+        self.exchanges.lerp_(rates, max(0.01, 1 / int(self.done)))
+        pull = 1 / (10 + int(self.done) / 10)
+        gaps = self.betas.diff() * ((self.exchanges - self.exchanges.mean()) * pull).exp()
+        self.betas[1:-1] = (gaps / gaps.sum()).cumsum(0)[:-1]
+
+    def extra_repr(self) -> str:
+        return f"chains={self.chains}, temperatures={len(self.betas)}, steps={self.steps}"
+
+
+def _fields(rbm: RBM, v: Tensor) -> Tensor:
+    return torch.matmul(v, rbm.weight) + rbm.hidden_bias

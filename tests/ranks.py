@@ -1,0 +1,69 @@
+"""Several processes that work as one, for tests of what they do: they wait for calls, joined by Gloo."""
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_PATIENCE = 60  # seconds, after which a test has hung
+
+
+class Ranks:
+    """So many processes that make the same call."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.processes: list[Any] = []
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
+        """What the function gives on every process; an error of the first one that has one is raised."""
+        if not self.processes:
+            self.start()
+        for pipe in self.pipes:
+            pipe.send((function, arguments, named))
+        answers = [pipe.recv() if pipe.poll(_PATIENCE) else (None, TimeoutError("hangs")) for pipe in self.pipes]
+        errors = [error for _, error in answers if error is not None]
+        if 0 < len(errors) < self.count or any(isinstance(error, TimeoutError) for error in errors):
+            self.stop()  # they are out of step
+        if errors:
+            raise errors[0]
+        return [value for value, _ in answers]
+
+    def start(self) -> None:
+        """Start the processes, which takes seconds."""
+        context = multiprocessing.get_context("spawn")
+        self.folder = tempfile.TemporaryDirectory()
+        store, ends = Path(self.folder.name) / "store", [context.Pipe() for _ in range(self.count)]
+        self.pipes = [ours for ours, _ in ends]
+        self.processes = [
+            context.Process(target=_serve, args=(theirs, str(store), self.count, rank), daemon=True)
+            for rank, (_, theirs) in enumerate(ends)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+        if self.processes:
+            self.folder.cleanup()
+        self.processes = []
+
+
+def _serve(connection: Any, store: str, count: int, rank: int) -> None:
+    torch.set_num_threads(1)  # or as many processes as cores would wait for each other's threads
+    patience = timedelta(seconds=_PATIENCE)
+    dist.init_process_group("gloo", init_method=f"file://{store}", world_size=count, rank=rank, timeout=patience)
+    while True:
+        function, arguments, named = connection.recv()
+        try:
+            connection.send((function(*arguments, **named), None))
+        except Exception as error:
+            connection.send((None, error))

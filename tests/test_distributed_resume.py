@@ -1,0 +1,178 @@
+"""A run of several processes that is broken off goes on to the same bits, and by other numbers of processes too."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune
+from dbn.checkpoint import load
+from dbn.keeper import Keeper
+from tests.machines import generator
+from tests.test_distributed import X, Y, furthest, numbers
+
+QUIET = {"progress": False, "seed": 3}
+
+
+class Broken(Exception):
+    """What breaks a run off."""
+
+
+def pretrained(folder, estimator, saves, every):
+    """The stack, and the steps of its layers, of a run that breaks off after so many saves; 0 for none."""
+    stack = DBN([12, 9, 5], seed=0).double()
+    with breaking(saves):
+        histories = stack.pretrain(
+            X, epochs=3, estimator=estimator, checkpoint=folder, checkpoint_seconds=every, centring=0.01, **QUIET
+        )
+    return numbers(stack), [record["step"] for history in histories for record in history]
+
+
+def tuned(folder, dropout, saves, every):
+    network = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 2)).double()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.normal_(0, 0.3, generator=generator(1))
+    settings = {"validation": (X[:80], Y[:80]), "optimiser": "sgd", "learning_rate": 0.1, **QUIET}
+    with breaking(saves):
+        history = finetune(network, X, Y, epochs=6, checkpoint=folder, checkpoint_seconds=every, **settings)
+    return numbers(network), [record["loss"] for record in history]
+
+
+class breaking:
+    """Let a run break off at its n-th save, on all processes at once."""
+
+    def __init__(self, saves):
+        self.saves, self.original = saves, Keeper.save
+
+    def __enter__(self):
+        count = [0]
+
+        def counted(keeper, picture):
+            self.original(keeper, picture)
+            count[0] += picture is not None
+            if count[0] == self.saves:
+                raise Broken
+
+        Keeper.save = counted if self.saves else self.original
+
+    def __exit__(self, *_):
+        Keeper.save = self.original
+
+
+def broken_and_whole(many, run, folder, how):
+    """The result of a run that is broken off every four saves, and of one that is not."""
+    for _ in range(50):
+        try:
+            results = many(run, folder / "broken", how, 4, 0)
+        except Broken:
+            continue
+        return results, many(run, folder / "whole", how, 0, 60.0)
+    raise AssertionError("no attempt comes any further")
+
+
+@pytest.mark.parametrize("estimator", [CD(1), PCD(31), FastPCD(31), ParallelTempering(31, 3)], ids=str)
+def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
+    broken, whole = broken_and_whole(two, pretrained, tmp_path, estimator)
+    for (ours, steps), (theirs, expected) in zip(broken, whole, strict=True):
+        assert furthest(ours, theirs) == 0
+        assert steps == expected == [5, 10, 15] * 2
+
+
+def test_fine_tuning_by_two_goes_on_to_the_same_bits(two, tmp_path):
+    broken, whole = broken_and_whole(two, tuned, tmp_path, 0.5)
+    for (ours, losses), (theirs, expected) in zip(broken, whole, strict=True):
+        assert furthest(ours, theirs) == 0
+        assert losses == expected
+
+
+def in_turn(run, folder, how, two, three):
+    """A run that is begun by two processes, gone on with by one, then by three, and ended by two."""
+    for many in (two, lambda run, *arguments: [run(*arguments)], three):
+        with pytest.raises(Broken):
+            many(run, folder, how, 7, 0)
+    return two(run, folder, how, 0, 0)
+
+
+def test_pretraining_goes_on_by_other_numbers_of_processes(two, three, tmp_path):
+    means = CD(1, mean_field=True)
+    (ours, steps), (same, _) = in_turn(pretrained, tmp_path / "a", means, two, three)
+    theirs, expected = pretrained(tmp_path / "b", means, 0, 60.0)
+    assert steps == expected
+    assert furthest(ours, same) == 0
+    assert furthest(ours, theirs) < 1e-12
+
+
+def test_fine_tuning_goes_on_by_other_numbers_of_processes(two, three, tmp_path):
+    (ours, losses), (same, _) = in_turn(tuned, tmp_path / "a", 0.0, two, three)
+    theirs, expected = tuned(tmp_path / "b", 0.0, 0, 60.0)
+    assert losses == pytest.approx(expected, abs=1e-12)
+    assert furthest(ours, same) == 0
+    assert furthest(ours, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("estimator", [PCD(31), ParallelTempering(31, 3)], ids=str)
+def test_all_chains_go_on_by_other_numbers_of_processes(two, three, estimator, tmp_path):
+    (ours, steps), (same, _) = in_turn(pretrained, tmp_path, estimator, two, three)
+    assert steps == [5, 10, 15] * 2
+    assert furthest(ours, same) == 0
+    newest = max(tmp_path.glob("*.pt"))
+    kept = load(newest, kind="pretrain")["picture"]["run"]["parts"]["learner"]["estimator"]
+    name, dim = next(iter(estimator.of_chains.items()))
+    assert kept[name]["joined"].shape[dim] == 31
+    assert kept[name]["dim"] == dim
+
+
+def parted_and_whole():
+    own = {"a": [distributed.Shard(torch.arange(3.0)[: 2 + distributed.rank()]), 5], "b": {"c": "text"}}
+    whole = distributed.whole(own)
+    part = distributed.parted(whole)
+    return whole["a"][0]["joined"].tolist(), part["a"][0].value.tolist(), part["a"][1], part["b"]
+
+
+def test_what_is_parted_comes_together_and_apart_again(two):
+    rest = (5, {"c": "text"})
+    assert two(parted_and_whole) == [([0, 1, 0, 1, 2], [0, 1, 0], *rest), ([0, 1, 0, 1, 2], [1, 2], *rest)]
+
+
+def failing_to_save(folder):
+    def full(*_):
+        raise OSError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dbn.keeper.save", full)
+        pretrained(folder, CD(1), 0, 0)
+
+
+def test_a_disk_that_is_full_ends_the_run_on_all_processes(two, tmp_path):
+    with pytest.raises(OSError, match="the disk is full"):
+        two(failing_to_save, tmp_path)
+    assert two(distributed_rank) == [0, 1]  # still in step
+
+
+def distributed_rank():
+    return distributed.rank()
+
+
+def asked_to_stop(folder):
+    """A run in which the second process alone is sent a signal."""
+    stack = DBN([12, 9, 5], seed=0).double()
+
+    def callback(record):
+        if distributed.rank() == 1 and record["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        stack.pretrain(X, epochs=3, callback=callback, checkpoint=folder, **QUIET)
+    except SystemExit as error:
+        return error.code
+    return None
+
+
+def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
+    assert two(asked_to_stop, tmp_path) == [143, 143]
+    picture = load(next(tmp_path.glob("*.pt")), kind="pretrain")["picture"]
+    assert len(picture["histories"]) == 1
+    assert 0 < picture["run"]["step"] < 15
