@@ -3,7 +3,7 @@
 Every seed draws its own labelled subset, validation rows, weights and order; all starts of a seed share them. A stack
 is pretrained once a seed on all training rows, without labels. For every start the learning rate with the lowest mean
 validation error is taken from one list, the weights are those of the best epoch on validation, and the test set is
-read once, by the networks so chosen.
+read once, by the networks so chosen. Several processes share the runs between them, each alone with its own.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from dbn import DBN, datasets, evaluate, finetune, plots
+from dbn import DBN, datasets, distributed, evaluate, finetune, plots
 from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
 from dbn.history import History
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, environment, launch, read_json, write_json
+from experiments.records import as_dict, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
 from experiments.tables import conclusion, labelled, table
@@ -112,23 +112,27 @@ def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str,
     arms = []
     plan = [(labels, start) for labels in config.labels for start in config.starts]
     total = len(plan) * len(config.rates) * config.seeds
-    with tqdm(total=total, desc="fine-tuning", unit="run", dynamic_ncols=True) as bar:
+    shown = distributed.shows_progress()
+    with tqdm(total=total, desc="fine-tuning", unit="run", dynamic_ncols=True, disable=not shown) as bar:
         for labels, start in plan:
             path = out / "arms" / f"{labels}-{start}.json"
-            if path.exists():
-                bar.update(len(config.rates) * config.seeds)
-                bar.write(f"{path} is finished, from commit {read_json(path)['commit']}")
+            found = kept(path)
+            if found is None:
+                found = _run_arm(config, labels, start, stacks, bar)
+                write_json(path, found)
             else:
-                write_json(path, _run_arm(config, labels, start, stacks, bar))
-            arms.append(read_json(path))
+                bar.update(len(config.rates) * config.seeds)
+                bar.write(f"{path} is finished, from commit {found['commit']}")
+            arms.append(found)
     return arms
 
 
 def claim(out: Path, config: Config) -> None:
     """Make `out` the folder of this configuration; stop where it holds finished work of another."""
     path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in _FREE}
-    if path.exists() and read_json(path) != ours:
-        theirs = read_json(path)
+    theirs = kept(path)
+    if theirs not in (None, ours):
+        assert theirs is not None
         differing = [f"--{key.replace('_', '-')}" for key in ours if theirs.get(key) != ours[key]]
         raise ValueError(f"{out} holds a run with other {' '.join(differing)}: choose another --out, or delete it")
     write_json(path, ours)
@@ -138,8 +142,9 @@ def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
     if not any(STARTS[name].from_stack for name in config.starts):
         return [(None, 0.0)] * config.seeds
     device = str(choose_device(config.device))
-    return [
-        pretrained(
+
+    def stack(seed: int) -> tuple[DBN, float]:
+        return pretrained(
             _split(config.data, config.root, None, seed),
             config.hidden,
             epochs=config.pretrain_epochs,
@@ -147,19 +152,24 @@ def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
             device=device,
             path=out / "stacks" / f"seed-{seed}.pt",
         )
-        for seed in range(config.seeds)
-    ]
+
+    return distributed.spread(stack, range(config.seeds))
 
 
 def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]") -> dict[str, Any]:
     """Every rate with every seed; then the chosen rate's networks, and only they, on the test set."""
-    start, trials = STARTS[name], {}
-    for rate in config.rates:
-        trials[rate] = []
-        for seed in range(config.seeds):
-            bar.set_description(f"{labels} labels, {start.label}, rate {rate}, seed {seed}")
-            trials[rate].append(_fine_tuned(config, labels, name, rate, seed, stacks[seed]))
-            bar.update()
+    start, seeds = STARTS[name], range(config.seeds)
+
+    def trial(rate_and_seed: tuple[str, int]) -> tuple[nn.Module, History]:
+        rate, seed = rate_and_seed
+        bar.set_description(f"{labels} labels, {start.label}, rate {rate}, seed {seed}")
+        result = _fine_tuned(config, labels, name, rate, seed, stacks[seed])
+        bar.update(together)
+        return result
+
+    together = distributed.world_size()
+    runs = iter(distributed.spread(trial, [(rate, seed) for rate in config.rates for seed in seeds]))
+    trials = {rate: [next(runs) for _ in seeds] for rate in config.rates}
     chosen = min(config.rates, key=lambda rate: sum(min(history["validation_error"]) for _, history in trials[rate]))
     body, head = rates_of(chosen)
     histories = [history for _, history in trials[chosen]]
@@ -220,6 +230,11 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
     """Print the table, write `results.json`, `table.md` and the pictures."""
     content = {"config": as_dict(config), "environment": environment(), "arms": arms}
     write_json(out / "results.json", content)
+    distributed.from_main(lambda: _show(config, arms, stacks, out))
+    return content
+
+
+def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
     text = "\n\n".join(
         f"**{config.data}, {labelled(arms, labels)}, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
         f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels)}"
@@ -229,7 +244,6 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
     print(f"\n{text}\n")
     draw(config, arms, stacks, out)
     print(f"wrote {out}/results.json, table.md, curves.png, signal.png" + ", filters.png" * (stacks[0] is not None))
-    return content
 
 
 def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:

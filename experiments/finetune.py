@@ -8,12 +8,13 @@ training images and no validation rows, as the script did.
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from dbn import DBN, datasets, evaluate, finetune, predict
+from dbn import DBN, History, datasets, distributed, evaluate, finetune, predict
 from dbn.arguments import choose_device
 from dbn.datasets import DataSplit
 from experiments.command_line import option, parse
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> float:
         checkpoint=Path(config.out) / "checkpoint",
         seed=config.seed,
     )
+    return distributed.from_main(partial(_write, config, network, history, split))
+
+
+def _write(config: Config, network: nn.Module, history: History, split: DataSplit) -> float:
     result = evaluate(network, *split.test)
     print(f"test accuracy {100 * result.accuracy:.2f} %, error {100 * result.error:.2f} % of {result.n} rows")
     print(_one_prediction(network, split, config.seed))

@@ -24,6 +24,7 @@ from dbn import (
     ParallelTempering,
     bracket,
     datasets,
+    distributed,
     exact_log_partition,
     log_likelihood,
     plots,
@@ -33,7 +34,7 @@ from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, environment, launch, mean_sd, read_json, write_json
+from experiments.records import as_dict, environment, kept, launch, mean_sd, write_json
 from experiments.tables import aligned
 from experiments.timing import Work, learning, seconds
 
@@ -128,18 +129,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for name in config.estimators:
         for seed in range(config.seeds):
             path = out / "arms" / f"{name}-{seed}.json"
-            if not path.exists():
+            arm = kept(path)
+            if arm is None:
                 own = [(max(1, round(shares[name] * epochs)), *more) for epochs, *more in stages]
                 rbm, took = trained(config, own, name, seed, split.train.x, out, device)
                 measured = measure(rbm, binary, config)
                 epochs = sum(stage[0] for stage in own)
-                write_json(path, {"estimator": name, "seed": seed, "seconds": took, "epochs": epochs, **measured})
-            arms.append(read_json(path))
-            print(f"{name}, seed {seed}: validation {arms[-1]['validation']:.2f} nats", flush=True)
+                arm = {"estimator": name, "seed": seed, "seconds": took, "epochs": epochs, **measured}
+                write_json(path, arm)
+            arms.append(arm)
+            distributed.say(f"{name}, seed {seed}: validation {arm['validation']:.2f} nats")
     content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
-    _draw(config, split, out)
-    print(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
+    distributed.from_main(lambda: _draw(config, split, out))
+    distributed.say(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
     return content
 
 
@@ -159,12 +162,16 @@ def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
         raise ValueError(f"--equal {config.equal}: choose updates or time")
     if config.equal == "updates":
         return dict.fromkeys(config.estimators, 1.0)
-    if not path.exists():
+    shares = kept(path)
+    if shares is None:
         works = {name: _steps(config, name, x[:5000]) for name in config.estimators}
-        rounds = [{name: seconds(work, x.device) for name, work in works.items()} for _ in range(6)][1:]
+        with distributed.alone():
+            rounds = [{name: seconds(work, x.device) for name, work in works.items()} for _ in range(6)][1:]
         times = {name: statistics.median(found[name] for found in rounds) for name in works}
-        write_json(path, {name: times[config.estimators[0]] / time for name, time in times.items()})
-    return read_json(path)
+        timed = {name: times[config.estimators[0]] / time for name, time in times.items()}
+        shares = distributed.from_main(lambda: timed)
+        write_json(path, shares)
+    return shares
 
 
 def _steps(config: Config, name: str, x: Tensor) -> Work:
@@ -201,7 +208,7 @@ def trained(
             seed=1000 * seed + place,
         )
         carried, took = estimator.state_dict(), took + history.last["seconds"]
-    rbm.save(path.with_suffix(".pt"))
+    distributed.from_main(lambda: rbm.save(path.with_suffix(".pt")))
     return rbm, took
 
 

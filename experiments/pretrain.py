@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dbn import DBN, datasets, plots
+from dbn import DBN, History, datasets, distributed, plots
 from dbn.arguments import choose_device
 from dbn.history import Record
 from experiments.command_line import option, parse
@@ -54,8 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         seed=config.seed,
         checkpoint=out / "checkpoint",
     )
+    distributed.from_main(partial(_write, config, stack.cpu(), histories, split))
+    return out / "stack.pt"
+
+
+def _write(config: Config, stack: DBN, histories: list[History], split: datasets.DataSplit) -> None:
+    out = Path(config.out)
     records = [{"layer": place + 1.0, **record} for place, history in enumerate(histories) for record in history]
-    stack.cpu().save(out / "stack.pt")
+    stack.save(out / "stack.pt")
     write_json(out / "log.json", {"config": as_dict(config), "environment": environment(), "records": records})
     _draw(stack, split, out)
     for record in records:
@@ -63,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             print(_summary(record))
     shutil.rmtree(out / "checkpoint")
     print(f"wrote {out}/stack.pt, log.json, filters.png and reconstructions.png")
-    return out / "stack.pt"
 
 
 def _draw(stack: DBN, split: datasets.DataSplit, out: Path) -> None:

@@ -15,6 +15,7 @@ import numpy
 import torch
 
 import dbn
+from dbn import distributed
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _STUDENT = [
@@ -34,6 +35,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "commit": _commit(),
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
@@ -41,7 +43,9 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result so that a reader sees the old file or the new one, never a part."""
+    """Write a result so that a reader sees the old file or the new one, never a part; the main process alone does."""
+    if not distributed.is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -53,6 +57,11 @@ def read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
     assert isinstance(content, dict)
     return content
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """What is written at a path, or None, as the main process sees it."""
+    return distributed.from_main(lambda: read_json(path) if path.exists() else None)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -78,9 +87,13 @@ def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[flo
 
 
 def launch(main: Callable[[], object]) -> None:
-    """Run an experiment from the command line: what is wrong with its input ends it in one line."""
+    """Run an experiment from the command line, as one of torchrun's processes where it started several.
+
+    What is wrong with its input ends it in one line.
+    """
     try:
-        main()
+        with distributed.start():
+            main()
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn import CD, DBN, PCD, datasets, finetune
+from dbn import CD, DBN, PCD, datasets, distributed, finetune
 from dbn.schedules import linear
 
 _STAGES = ("pretraining, layer 1", "pretraining, layer 2", "fine-tuning")
@@ -35,7 +35,7 @@ def work(folder: Path, result: Path) -> None:
     rate = linear(1e-2, 1e-3, 20)
     validation = tuple(split.validation)[:2]
     finetune(mlp, x, y, epochs=20, batch_size=10, learning_rate=rate, validation=validation, checkpoint=kept[1], **keep)
-    torch.save({**stack.state_dict(), **mlp.state_dict()}, result)
+    distributed.from_main(lambda: torch.save({**stack.state_dict(), **mlp.state_dict()}, result))
 
 
 def killed_runs(kills: int, out: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def killed_runs(kills: int, out: Path) -> dict[str, Any]:
         folder, result = out / str(number), out / f"{number}.pt"
         where[_killed(folder, result, draw.uniform(0.05, 1.05) * seconds)] += 1
         _run(folder, result)
-        same += _equal(unbroken, torch.load(result))
+        same += equal(unbroken, torch.load(result))
         shutil.rmtree(folder)
     how = "bit-identical to the unbroken run; killed " + ", ".join(f"{count} {name}" for name, count in where.items())
     return {"what": "runs killed once", "survived": same, "tried": kills, "how": how}
@@ -77,12 +77,13 @@ def _killed(folder: Path, result: Path, after: float) -> str:
         return _STAGES[2]
     if not list((folder / "pretrain").glob("*.pt")):
         return "before the first file"
-    return _STAGES[int(bool(_newest(folder / "pretrain")["picture"]["histories"]))]
+    return _STAGES[int(bool(newest(folder / "pretrain")["picture"]["histories"]))]
 
 
-def _newest(folder: Path) -> dict[str, Any]:
-    newest: dict[str, Any] = torch.load(max(folder.glob("*.pt")), weights_only=True)
-    return newest
+def newest(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint in a folder."""
+    content: dict[str, Any] = torch.load(max(folder.glob("*.pt")), weights_only=True)
+    return content
 
 
 def _process(folder: Path, result: Path) -> Any:
@@ -93,10 +94,11 @@ def _process(folder: Path, result: Path) -> Any:
     return process
 
 
-def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states are the same, bit by bit."""
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def states_equal(states: Sequence[dict[str, Tensor]]) -> bool:
     """Whether all states are the same, bit by bit."""
-    return all(_equal(states[0], state) for state in states[1:])
+    return all(equal(states[0], state) for state in states[1:])

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.ranks import Ranks
+from experiments.processes import Processes
 
 
 @pytest.fixture(scope="session")
 def two():
     """Two processes that work as one."""
-    ranks = Ranks(2)
+    ranks = Processes(2)
     yield ranks
     ranks.stop()
 
@@ -16,6 +16,6 @@ def two():
 @pytest.fixture(scope="session")
 def three():
     """Three processes, among which things cannot be split evenly."""
-    ranks = Ranks(3)
+    ranks = Processes(3)
     yield ranks
     ranks.stop()

@@ -1,6 +1,7 @@
 """A run of several processes that is broken off goes on to the same bits, and by other numbers of processes too."""
 
 import os
+import random
 import signal
 
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune
 from dbn.checkpoint import load
 from dbn.keeper import Keeper
+from experiments.ranks import kill_one, start
+from experiments.survival import equal, work
 from tests.machines import generator
 from tests.test_distributed import X, Y, furthest, numbers
 
@@ -176,3 +179,13 @@ def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
     picture = load(next(tmp_path.glob("*.pt")), kind="pretrain")["picture"]
     assert len(picture["histories"]) == 1
     assert 0 < picture["run"]["step"] < 15
+
+
+def test_torchrun_brings_a_run_to_its_end_when_a_process_is_killed(two, tmp_path):
+    run = start(tmp_path / "killed", tmp_path / "killed.pt")
+    kill_one(run, tmp_path / "killed" / "pretrain", random.Random(0))
+    two(work, tmp_path / "whole", tmp_path / "whole.pt")
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    assert "exitcode: -9" in errors
+    assert equal(torch.load(tmp_path / "killed.pt"), torch.load(tmp_path / "whole.pt"))

@@ -1,4 +1,4 @@
-"""Several processes that work as one, for tests of what they do: they wait for calls, joined by Gloo."""
+"""Several processes that work as one, joined by Gloo, and wait for calls: to test and time what they do."""
 
 import multiprocessing
 import tempfile
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PATIENCE = 60  # seconds, after which a test has hung
+_PATIENCE = 60  # seconds, after which a call has hung
 
 
-class Ranks:
+class Processes:
     """So many processes that make the same call."""
 
     def __init__(self, count: int) -> None:
@@ -48,7 +48,7 @@ class Ranks:
             process.start()
 
     def stop(self) -> None:
-        """End the processes."""
+        """End the processes; the next call starts others."""
         for process in self.processes:
             process.kill()
             process.join()

@@ -1,0 +1,256 @@
+"""How much faster are several processes, and where do more of them stop paying?
+
+One process and several, with one thread each, take the same steps of CD-1 in turn, round by round. To the measured
+seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several take
+longer than one does with their share of the rows, α a message and β a byte between them. Summing gradients in a ring
+sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for as many devices
+as this one's core, joined by this machine's memory or by a network; it says nothing of what it was not fitted to, such
+as devices of other speeds.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dbn import CD, RBM, distributed, plots
+from dbn.arguments import whole_number
+from experiments.command_line import option, parse
+from experiments.processes import Processes
+from experiments.records import as_dict, environment, launch, write_json
+from experiments.tables import aligned
+from experiments.timing import Row, learning, seconds
+
+VISIBLE = 784
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure, and what to draw."""
+
+    processes: tuple[int, ...] = option((1, 2), "numbers of processes to measure, from 1")
+    widths: tuple[int, ...] = option((256, 512, 1024, 2048), "hidden units")
+    batches: tuple[int, ...] = option((64, 256, 512, 1024), "rows a batch, of all processes together")
+    rounds: int = option(7, "rounds of each, after one that is not counted")
+    steps: int = option(8, "steps a round")
+    devices: int = option(1024, "as many devices as the model is drawn for")
+    drawn: tuple[int, ...] = option((256, 1024, 4096), "hidden units that the model is drawn for")
+    batch: int = option(512, "rows a batch that the model is drawn for")
+    out: str = option("runs/scaling", "folder for the result and the picture")
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "widths", "batches", "drawn"):
+            for value in getattr(self, name):
+                whole_number(value, name)
+        if self.processes[:1] != (1,) or len(self.processes) < 2:
+            raise ValueError(f"--processes {self.processes}: begin with 1, which the others are compared with")
+
+
+PRESETS = {
+    "cores": Config(),
+    "tiny": Config(widths=(8, 16), batches=(16, 32), rounds=1, steps=2, out="runs/scaling-tiny"),
+}
+
+
+class Link(NamedTuple):
+    """What joins devices: seconds a message, and bytes a second."""
+
+    name: str
+    latency: float
+    bandwidth: float
+
+
+#: Assumed, not measured: what vendors promise, less a fifth.
+NETWORKS = (Link("10 Gbit/s Ethernet", 30e-6, 1e9), Link("400 Gbit/s InfiniBand", 3e-6, 40e9))
+
+
+class Cost(NamedTuple):
+    """Seconds of a step: a row and a weight, a weight, and anyway; between processes a message, and a byte."""
+
+    row_weight: float
+    weight: float
+    anyway: float
+    message: float
+    byte: float
+
+    def step(self, devices: int, weights: int, batch: float, link: Link | None = None) -> float:
+        """Seconds of a step with so many rows in all, joined as measured or by another link."""
+        own = self.row_weight * batch / devices * weights + self.weight * weights + self.anyway
+        message, byte = (self.message, self.byte) if link is None else (link.latency, 1 / link.bandwidth)
+        return own + 2 * (devices - 1) * (message + byte * 4 * weights / devices)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, fit, print the tables, write `results.json` and `scaling_ranks.png`."""
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
+    rows = list(measured(config))
+    cost = fitted(rows)
+    links = (None, *NETWORKS)
+    ends = [ending(cost, config, hidden, link) for link in links for hidden in config.drawn]
+    content = {"config": as_dict(config), "environment": environment(), "rows": rows, "model": cost._asdict()}
+    write_json(out / "results.json", {**content, "ends": ends})
+    print(_table(rows, cost), "", _fit(rows, cost), "", _ends(ends), sep="\n")
+    draw(cost, config, out / "scaling_ranks.png")
+    print(f"wrote {out}/results.json and scaling_ranks.png")
+    return content
+
+
+def measured(config: Config) -> Iterator[Row]:
+    """Seconds of a step for every width, batch and number of processes, which take turns."""
+    pools = {count: Processes(count) for count in config.processes}
+    try:
+        for hidden in config.widths:
+            for batch in config.batches:
+                times: dict[int, list[float]] = {count: [] for count in pools}
+                for _ in range(config.rounds + 1):
+                    for count, pool in pools.items():
+                        times[count].append(max(pool(steps, hidden, batch, config.steps)))
+                single = statistics.median(times[1][1:])
+                for count, pool in pools.items():
+                    took = statistics.median(times[count][1:])
+                    row = {"hidden": hidden, "batch": batch, "processes": count, "seconds": took}
+                    speedup = statistics.median(
+                        one / many for one, many in zip(times[1][1:], times[count][1:], strict=True)
+                    )
+                    exchange = statistics.median([max(pool(exchanges, hidden)) for _ in range(config.rounds)])
+                    share = exchange / took if count > 1 else 0.0
+                    yield row | {"rows_a_second": batch / took, "speedup": speedup, "exchange": share, "one": single}
+    finally:
+        for pool in pools.values():
+            pool.stop()
+
+
+def steps(hidden: int, batch: int, count: int) -> float:
+    """Seconds of a step, on the average of so many."""
+    return seconds(_work(hidden, batch, count), torch.device("cpu")) / count
+
+
+@cache
+def _work(hidden: int, batch: int, count: int) -> Any:
+    x = torch.rand(batch * count, VISIBLE, generator=torch.Generator().manual_seed(0))
+    return learning(x, RBM(VISIBLE, hidden, seed=0), CD(1), batch=batch)
+
+
+def exchanges(hidden: int, count: int = 8) -> float:
+    """Seconds of summing a gradient over all processes, on the average of so many."""
+    flat = torch.zeros(_weights(hidden))
+    return seconds(lambda: [distributed.add_up(flat) for _ in range(count)], torch.device("cpu")) / count
+
+
+def fitted(rows: Sequence[Row]) -> Cost:
+    """The model with the least sum of squared relative errors: on one process first, then between several."""
+    one = [row for row in rows if row["processes"] == 1]
+    on_one = _least_squares(
+        [[row["batch"] * _weights(row["hidden"]), _weights(row["hidden"]), 1.0] for row in one],
+        [row["seconds"] for row in one],
+    )
+    alone = Cost(*on_one, 0.0, 0.0)
+    between, longer = [], []
+    for row in rows:
+        count, weights = row["processes"], _weights(row["hidden"])
+        if count > 1:
+            between.append([2.0 * (count - 1), 2.0 * (count - 1) / count * 4 * weights])
+            longer.append(max(row["seconds"] - alone.step(1, weights, row["batch"] / count), 1e-9))
+    return Cost(*on_one, *_least_squares(between, longer))
+
+
+def _least_squares(terms: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """Factors of the terms, none negative, with the least sum of squared relative errors."""
+    matrix = torch.tensor(terms, dtype=torch.float64) / torch.tensor(values, dtype=torch.float64)[:, None]
+    kept = list(range(matrix.shape[1]))
+    while True:
+        scale = matrix[:, kept].abs().amax(0)
+        ones = torch.ones(len(matrix), 1, dtype=torch.float64)
+        factors = torch.linalg.lstsq(matrix[:, kept] / scale, ones).solution[:, 0] / scale
+        if bool((factors >= 0).all()) or len(kept) == 1:
+            found = dict(zip(kept, factors.clamp(min=0).tolist(), strict=True))
+            return [found.get(place, 0.0) for place in range(matrix.shape[1])]
+        del kept[int((factors * scale).argmin())]
+
+
+def ending(cost: Cost, config: Config, hidden: int, link: Link | None) -> Row:
+    """Where data parallelism stops paying: the number of devices with the shortest step, and that with half its use."""
+    weights, counts = _weights(hidden), _counts(config)
+    times = [cost.step(count, weights, config.batch, link) for count in counts]
+    speedups = [times[0] / took for took in times]
+    fastest = max(range(len(counts)), key=speedups.__getitem__)
+    half = max(count for count, speedup in zip(counts, speedups, strict=True) if speedup >= count / 2)
+    name = "this machine" if link is None else link.name
+    return {"link": name, "hidden": hidden, "half": half, "fastest": counts[fastest], "speedup": speedups[fastest]}
+
+
+def draw(cost: Cost, config: Config, path: Path) -> None:
+    """How many times as fast as one, by devices: a panel a link, a line a width."""
+    counts, panels = _counts(config), {}
+    for link in (None, *NETWORKS):
+        lines = {"as many times as devices": [[float(count) for count in counts]]}
+        for hidden in config.drawn:
+            weights = _weights(hidden)
+            alone = cost.step(1, weights, config.batch)
+            times = [cost.step(count, weights, config.batch, link) for count in counts]
+            lines[f"{VISIBLE}–{hidden}, {config.batch} rows in all"] = [[alone / took for took in times]]
+        weights = _weights(config.drawn[-1])
+        alone = cost.step(1, weights, config.batch)
+        times = [cost.step(count, weights, config.batch * count, link) for count in counts]
+        pairs = zip(counts, times, strict=True)
+        lines[f"{VISIBLE}–{config.drawn[-1]}, {config.batch} rows each"] = [[alone * n / took for n, took in pairs]]
+        panels["this machine's memory, fitted" if link is None else f"{link.name}, assumed"] = lines
+    figure = plots.curves(
+        panels,
+        xlabel="devices, each as one core here",
+        ylabel="rows a second, as a multiple of one's",
+        highlight="as many times as devices",
+        log=True,
+        at=counts,
+    )
+    figure.savefig(path)
+
+
+def _counts(config: Config) -> list[int]:
+    return [2**power for power in range(config.devices.bit_length()) if 2**power <= config.devices]
+
+
+def _weights(hidden: int) -> int:
+    return VISIBLE * hidden + VISIBLE + hidden
+
+
+def _table(rows: Sequence[Row], cost: Cost) -> str:
+    head = ["hidden", "rows a batch", "processes", "ms a step", "by the model", "rows a second", "× one", "exchanging"]
+    cells = [
+        [
+            *(str(row[name]) for name in ("hidden", "batch", "processes")),
+            f"{1e3 * row['seconds']:.2f}",
+            f"{1e3 * cost.step(row['processes'], _weights(row['hidden']), row['batch']):.2f}",
+            f"{row['rows_a_second']:.0f}",
+            f"{row['speedup']:.2f}",
+            f"{row['exchange']:.0%}",
+        ]
+        for row in rows
+    ]
+    return aligned([head, *cells])
+
+
+def _fit(rows: Sequence[Row], cost: Cost) -> str:
+    errors = [
+        abs(cost.step(row["processes"], _weights(row["hidden"]), row["batch"]) / row["seconds"] - 1) for row in rows
+    ]
+    return (
+        f"a step takes {1e12 * cost.row_weight:.1f} ps a row and weight, {1e9 * cost.weight:.2f} ns a weight and "
+        f"{1e6 * cost.anyway:.0f} µs; between processes {1e6 * cost.message:.0f} µs a message and "
+        f"{1e-9 / cost.byte if cost.byte else float('inf'):.2f} GB/s; the model is off by "
+        f"{statistics.median(errors):.0%} in the median and {max(errors):.0%} at most"
+    )
+
+
+def _ends(ends: Sequence[Row]) -> str:
+    head = ["link", "hidden", "at least half used up to", "fastest with", "× one"]
+    return aligned([head, *([str(e[n]) for n in list(e)[:4]] + [f"{e['speedup']:.1f}"] for e in ends)])
+
+
+if __name__ == "__main__":
+    launch(main)
