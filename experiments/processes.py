@@ -1,6 +1,7 @@
 """Several processes that work as one, joined by Gloo, and wait for calls: to test and time what they do."""
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,10 +15,17 @@ _PATIENCE = 60  # seconds, after which a call has hung
 
 
 class Processes:
-    """So many processes that make the same call."""
+    """So many processes that make the same call.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: how many.
+        pinned: keep each to a core of its own, where there is one for each.
+    """
+
+    def __init__(self, count: int, *, pinned: bool = False) -> None:
         self.count = count
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.cores = cores[:count] if pinned and len(cores) >= count else [None] * count
         self.processes: list[Any] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
@@ -41,7 +49,7 @@ class Processes:
         store, ends = Path(self.folder.name) / "store", [context.Pipe() for _ in range(self.count)]
         self.pipes = [ours for ours, _ in ends]
         self.processes = [
-            context.Process(target=_serve, args=(theirs, str(store), self.count, rank), daemon=True)
+            context.Process(target=_serve, args=(theirs, str(store), self.count, rank, self.cores[rank]), daemon=True)
             for rank, (_, theirs) in enumerate(ends)
         ]
         for process in self.processes:
@@ -57,7 +65,9 @@ class Processes:
         self.processes = []
 
 
-def _serve(connection: Any, store: str, count: int, rank: int) -> None:
+def _serve(connection: Any, store: str, count: int, rank: int, core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)  # or as many processes as cores would wait for each other's threads
     patience = timedelta(seconds=_PATIENCE)
     dist.init_process_group("gloo", init_method=f"file://{store}", world_size=count, rank=rank, timeout=patience)

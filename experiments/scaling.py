@@ -1,11 +1,11 @@
 """How much faster are several processes, and where do more of them stop paying?
 
-One process and several, with one thread each, take the same steps of CD-1 in turn, round by round. To the measured
-seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several take
-longer than one does with their share of the rows, α a message and β a byte between them. Summing gradients in a ring
-sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for as many devices
-as this one's core, joined by this machine's memory or by a network; it says nothing of what it was not fitted to, such
-as devices of other speeds.
+One process and several, with one thread and one core each, take the same steps of CD-1 in turn, round by round. To the
+measured seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several
+take longer than one does with their share of the rows, α a message and β a byte between them. Summing gradients in a
+ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for as many
+devices as this one's core, joined by this machine's memory or by a network; it says nothing of what it was not fitted
+to, such as devices of other speeds.
 """
 
 import statistics
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measured(config: Config) -> Iterator[Row]:
     """Seconds of a step for every width, batch and number of processes, which take turns."""
-    pools = {count: Processes(count) for count in config.processes}
+    pools = {count: Processes(count, pinned=True) for count in config.processes}
     try:
         for hidden in config.widths:
             for batch in config.batches:

@@ -59,10 +59,10 @@ class Learner:
         self.rbm, self.estimator, self.generator = rbm, estimator, generator
         self.centre, self.penalties = centre, penalties or Penalties()
         self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
-        self.increments = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
-        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where something is done to it first
-        if self.penalties.clip is not None or distributed.world_size() > 1:
-            self.flat, self.gradient = _in_one_piece(self.parameters)
+        self.flat, self.increments = _in_one_piece(self.parameters, rbm.weight)
+        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where it is to be clipped first
+        if self.penalties.clip is not None:
+            self.flat_gradient, self.gradient = _in_one_piece(self.parameters, rbm.weight)
         self.activity: Tensor | None = None
         self.contrast = lru_cache(maxsize=4)(self._contrast)
 
@@ -110,7 +110,7 @@ class Learner:
             for offset, value in zip(self.centre[0], state["offsets"], strict=True):
                 offset.copy_(value)
         if self.gradient:
-            self.flat.zero_()  # 0 times what is not finite would be kept
+            self.flat_gradient.zero_()  # 0 times what is not finite would be kept
         estimator = {n: value.value if isinstance(value, Shard) else value for n, value in state["estimator"].items()}
         _without(self.estimator, estimator.keys())
         self.estimator.load_state_dict(estimator, strict=False)
@@ -120,16 +120,16 @@ class Learner:
         self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float
     ) -> None:
         offsets = None if self.centre is None else self.centre[0]
-        if not self.gradient:
-            add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, momentum, offsets)
+        if self.gradient:
+            add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
+            norm = distributed.add_up(self.flat_gradient).norm()
+            scale = (float(self.penalties.clip or 0) / norm).clamp(max=1)
+            self.flat.mul_(momentum).add_(self.flat_gradient.mul_(scale), alpha=learning_rate)
             return
-        add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
+        # The increments of before are the same on all processes, each of which adds its share of them.
+        kept = momentum / distributed.world_size()
+        add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, kept, offsets)
         distributed.add_up(self.flat)
-        scale: float | Tensor = learning_rate
-        if self.penalties.clip is not None:
-            scale = learning_rate * (float(self.penalties.clip) / self.flat.norm()).clamp(max=1)
-        for name, increment in self.increments.items():
-            increment.mul_(momentum).add_(self.gradient[name] * scale)
 
     def _followed(self, positive: Phase) -> tuple[Tensor, Tensor] | None:
         """Move the offsets and the mean activity towards a batch's means; return what sparsity pulls at.
@@ -167,9 +167,11 @@ def _without(module: nn.Module, names: Collection[str]) -> None:
                 part._buffers[name] = None
 
 
-def _in_one_piece(parameters: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def _in_one_piece(parameters: Mapping[str, Tensor], like: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Zeros of the shapes of some parameters, as one vector and as parts of it by their names."""
-    first = next(iter(parameters.values()))
-    flat = first.new_zeros(sum(value.numel() for value in parameters.values()))
-    parts = torch.split(flat, [value.numel() for value in parameters.values()])
-    return flat, {name: part.view_as(parameters[name]) for name, part in zip(parameters, parts, strict=True)}
+    sizes = [value.numel() for value in parameters.values()]
+    flat = like.new_zeros(sum(sizes))
+    return flat, {
+        name: part.view_as(parameters[name])
+        for name, part in zip(parameters, torch.split(flat, sizes) if sizes else (), strict=True)
+    }
