@@ -21,7 +21,7 @@ from dbn.datasets import DataSplit
 from dbn.history import History
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, environment, kept, launch, write_json
+from experiments.records import as_dict, claim, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
 from experiments.tables import conclusion, labelled, table
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/compare-{preset}")
-    claim(out, config)
+    claim(out, config, _FREE)
     trained = _stacks(config, out)
     stacks = [stack for stack, _ in trained]
     arms = _arms(config, stacks, out)
@@ -125,17 +125,6 @@ def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str,
                 bar.write(f"{path} is finished, from commit {found['commit']}")
             arms.append(found)
     return arms
-
-
-def claim(out: Path, config: Config) -> None:
-    """Make `out` the folder of this configuration; stop where it holds finished work of another."""
-    path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in _FREE}
-    theirs = kept(path)
-    if theirs not in (None, ours):
-        assert theirs is not None
-        differing = [f"--{key.replace('_', '-')}" for key in ours if theirs.get(key) != ours[key]]
-        raise ValueError(f"{out} holds a run with other {' '.join(differing)}: choose another --out, or delete it")
-    write_json(path, ours)
 
 
 def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
