@@ -5,14 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from dbn import DBN, Bernoulli, Gaussian, Unit, initialise
+from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, Spin, Unit, initialise
 from dbn.datasets import DataSplit
 from experiments.records import environment, read_json, write_json
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+#: The hidden units of the stack whose up pass is a network of this activation.
+HIDDEN_UNITS: dict[str, Callable[[int], Unit]] = {"relu": NoisyReLU, "sigmoid": Bernoulli, "tanh": Spin}
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,23 @@ class Start:
     scale: float | None = None
     from_stack: bool = False
 
-    def build(self, sizes: list[int], stack: DBN | None, seed: int) -> nn.Sequential:
+    def build(
+        self, sizes: list[int], stack: DBN | None, seed: int, *, input_dropout: float = 0.0, dropout: float = 0.0
+    ) -> nn.Sequential:
         """A network of these layer sizes at this start; `stack` where it comes from a pretrained one."""
         if not self.from_stack:
-            network = perceptron(sizes, self.activation)
+            network = perceptron(sizes, self.activation, input_dropout=input_dropout, dropout=dropout)
             initialise(network, self.scheme, scale=self.scale, seed=seed)
             return network
         if stack is None:
             raise ValueError(f"{self.label} starts from a pretrained stack: give one")
-        network = stack.to_mlp(sizes[-1], seed=seed)
+        network = stack.to_mlp(sizes[-1], input_dropout=input_dropout, dropout=dropout, seed=seed)
         if self.scheme == "permuted":
             initialise(network, "permuted", seed=seed)
         return network
 
 
-#: Names on the command line to starts; those from a stack are sigmoid networks because its units are.
+#: Names on the command line to the starts of `compare`; those from a stack are sigmoid networks because its units are.
 STARTS = {
     "zeros": Start("zeros", "relu", "zeros"),
     "constant": Start("constant 0.1", "relu", "constant", 0.1),
@@ -52,12 +58,36 @@ STARTS = {
     "dbn": Start("DBN", "sigmoid", "as pretrained", from_stack=True),
 }
 
+_SCHEMES = {
+    "normal-0.01": ("normal σ=0.01", "normal"),
+    "xavier": ("Xavier", "xavier_uniform"),
+    "he": ("He", "he_normal"),
+    "orthogonal": ("orthogonal", "orthogonal"),
+}
 
-def perceptron(sizes: list[int], activation: str) -> nn.Sequential:
-    """Linear layers of these sizes with the activation between them."""
-    network = nn.Sequential()
+#: Every scheme of the studies with every activation, and stacks of the units that each activation belongs to.
+STUDIED = {
+    **{
+        f"{name}-{activation}": Start(f"{label}, {activation}", activation, scheme)
+        for activation in _ACTIVATIONS
+        for name, (label, scheme) in _SCHEMES.items()
+    },
+    **{
+        f"dbn-{activation}": Start(f"DBN, {activation}", activation, "as pretrained", from_stack=True)
+        for activation in _ACTIVATIONS
+    },
+}
+
+#: All starts by name; where a study has a start of `compare`, it has the label that it has there.
+KNOWN = STUDIED | STARTS
+
+
+def perceptron(sizes: list[int], activation: str, *, input_dropout: float = 0.0, dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of these sizes with the activation between them, and dropout where it is asked for."""
+    network = nn.Sequential(*([nn.Dropout(input_dropout)] if input_dropout else []))
     for inputs, outputs in pairwise(sizes[:-1]):
         network.extend([nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()])
+        network.extend([nn.Dropout(dropout)] if dropout else [])
     return network.append(nn.Linear(*sizes[-2:]))
 
 
@@ -69,18 +99,29 @@ def visible_units(split: DataSplit) -> Unit:
 
 
 def pretrained(
-    split: DataSplit, hidden: tuple[int, ...], *, epochs: int, seed: int, device: str, path: Path
+    split: DataSplit,
+    hidden: tuple[int, ...],
+    *,
+    epochs: int,
+    seed: int,
+    device: str,
+    path: Path,
+    activation: str = "sigmoid",
+    **recipe: Any,
 ) -> tuple[DBN, float]:
-    """A stack pretrained on all training rows with the library's defaults, and the seconds that took.
+    """A stack pretrained on all training rows, with the library's defaults but for `recipe`, and the seconds that took.
 
     Both are saved, at `path` and beside it as JSON, and read from there where they are.
     """
     log = path.with_suffix(".json")
     if path.exists() and log.exists():
         return DBN.load(path), float(read_json(log)["seconds"])
-    stack = DBN([visible_units(split), *hidden], seed=seed).to(device)
+    units = [visible_units(split), *map(HIDDEN_UNITS[activation], hidden)]
+    stack = DBN(units, seed=seed).to(device)
     kept = path.with_suffix("")
-    histories = stack.pretrain(split.train.x, epochs=epochs, validation=split.validation.x, checkpoint=kept, seed=seed)
+    histories = stack.pretrain(
+        split.train.x, epochs=epochs, validation=split.validation.x, checkpoint=kept, seed=seed, **recipe
+    )
     seconds = sum(history.last["seconds"] for history in histories)
     stack.cpu().save(path)
     write_json(log, {"seconds": seconds, "environment": environment()})
