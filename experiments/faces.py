@@ -191,6 +191,7 @@ FACES: dict[str, Face] = {
         lambda subject, **given: dbn.finetune(**given),
         {"model": ITSELF, "x": NETWORK_ROWS, "y": Kind(plain_labels, strange_labels), "epochs": one_of([0, 1, 1])},
         {"batch_size": FREE, "learning_rate": SCHEDULE, "head_learning_rate": SCHEDULE, "weight_decay": RATE,
+         "max_norm": MAYBE,
          "optimiser": one_of(["adam", "sgd", torch.optim.AdamW], ["lbfgs", lambda groups, lr: None], called=True),
          "validation": Kind(plain_pair, strange_pair), "patience": EVERY, "callback": CALLBACK,
          "loss": one_of([nn.functional.cross_entropy], [3, "mse", lambda a, b: None, lambda a, b: a], called=True),

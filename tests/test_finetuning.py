@@ -107,6 +107,21 @@ def test_one_step_of_gradient_descent_is_the_formula():
 
 
 @pytest.mark.parametrize("make", [plain, conv, lambda: seeded(Custom)])
+def test_a_largest_norm_shrinks_what_leads_into_a_unit_and_nothing_else(make):
+    free, bound = make(), make()
+    x = IMAGES.view(-1, 1, 8, 8) if make is conv else IMAGES
+    for model, norm in ((free, None), (bound, 0.5)):
+        finetune(model, x, LABELS, epochs=1, batch_size=120, learning_rate=0.01, max_norm=norm, **QUIET)
+    for mine, theirs in zip(bound.parameters(), free.parameters(), strict=True):
+        if theirs.dim() > 1:
+            norms = theirs.detach().flatten(1).norm(dim=1).view(-1, *[1] * (theirs.dim() - 1))
+            theirs = theirs * (0.5 / norms).clamp(max=1)
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(ValueError, match="max_norm is 0"):
+        finetune(bound, x, LABELS, epochs=1, max_norm=0, **QUIET)
+
+
+@pytest.mark.parametrize("make", [plain, conv, lambda: seeded(Custom)])
 @pytest.mark.parametrize(("body_rate", "head_rate"), [(0.0, 0.05), (0.05, 0.0), (0.05, None)])
 def test_the_rate_of_the_head_is_for_the_last_layer_alone(make, body_rate, head_rate):
     model = make()

@@ -171,6 +171,7 @@ def test_finetuning_goes_on_to_the_same_bits(optimiser, saves, tmp_path, breakin
             "validation": (ROWS, LABELS),
             "head_learning_rate": 0.01,
             "weight_decay": 0.1,
+            "max_norm": 1.0,
         }
         history = finetune(model, ROWS, LABELS, epochs=4, batch_size=15, **settings, **QUIET, **keeping)
         return unhurried(history), model.state_dict()
