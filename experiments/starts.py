@@ -11,6 +11,7 @@ from torch import nn
 
 from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, Spin, Unit, initialise
 from dbn.datasets import DataSplit
+from dbn.mlp import classifier
 from experiments.records import environment, read_json, write_json
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -32,14 +33,15 @@ class Start:
     def build(
         self, sizes: list[int], stack: DBN | None, seed: int, *, input_dropout: float = 0.0, dropout: float = 0.0
     ) -> nn.Sequential:
-        """A network of these layer sizes at this start; `stack` where it comes from a pretrained one."""
+        """A network of these layer sizes at this start; `stack` where it comes from the lower layers of one."""
         if not self.from_stack:
             network = perceptron(sizes, self.activation, input_dropout=input_dropout, dropout=dropout)
             initialise(network, self.scheme, scale=self.scale, seed=seed)
             return network
         if stack is None:
             raise ValueError(f"{self.label} starts from a pretrained stack: give one")
-        network = stack.to_mlp(sizes[-1], input_dropout=input_dropout, dropout=dropout, seed=seed)
+        layers = stack.layers[: len(sizes) - 2]
+        network = classifier(layers, sizes[-1], input_dropout=input_dropout, dropout=dropout, seed=seed)
         if self.scheme == "permuted":
             initialise(network, "permuted", seed=seed)
         return network

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.records import mean_sd, paired_interval
-from experiments.starts import STARTS
+from experiments.starts import KNOWN
 
-_FROM_STACK = {start.label for start in STARTS.values() if start.from_stack}
-_DBN = STARTS["dbn"].label
+_FROM_STACK = {start.label for start in KNOWN.values() if start.from_stack}
+_DBN = KNOWN["dbn"].label
 
 Arm = dict[str, Any]
 
@@ -31,7 +31,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
         [
             arm["start"],
             arm["activation"],
-            f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}",
+            _setting(arm),
             "{:.2f} ± {:.2f}".format(*mean_sd(arm["test_error"])),
             _difference(arm, baseline),
             _epochs_to(arm["validation_curves"], target_error),
@@ -79,6 +79,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _setting(arm: Arm) -> str:
+    """The rates, and what else was chosen for this arm."""
+    words = [f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}"]
+    if arm.get("dropout") or arm.get("input_dropout"):
+        words.append(f"dropout {arm['input_dropout']:g}/{arm['dropout']:g}")
+    if arm.get("weight_decay"):
+        words.append(f"decay {arm['weight_decay']:g}")
+    return ", ".join(words)
 
 
 def _difference(arm: Arm, baseline: Arm | None) -> str:

@@ -1,0 +1,156 @@
+"""How much is pretraining worth, by number of labels? Test error of every start, each tuned alike.
+
+Each cell, a start in an architecture with a number of labels, is tuned as `experiments.cells` says. With more labels
+than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit,
+networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
+for all epochs, and it is they who read the test set.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dbn import plots
+from dbn.arguments import whole_number
+from experiments.cells import FREE, Arm, Cell, Study, arm_of
+from experiments.command_line import option, parse
+from experiments.records import as_dict, claim, environment, launch, mean_sd, write_json
+from experiments.starts import KNOWN
+from experiments.tables import aligned, best_baseline, conclusion, labelled, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STARTS = ("xavier", "he", "orthogonal-relu", "xavier-sigmoid", "permuted", "dbn", "dbn-relu")
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """What to compare, on what, and the budget that every start has."""
+
+    starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
+    labels: tuple[int, ...] = option((100, 300, 1000, 3000, 10_000, 60_000), "numbers of labelled training rows")
+    narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with so many")
+    refit: bool = option(False, "with all labels, train the chosen networks once more with the validation rows")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.narrow, "narrow")
+        if not self.labels:
+            raise ValueError("labels is empty: give at least one number")
+
+
+_SETTINGS = (
+    *("1e-3", "1e-4/1e-2", "1e-3/1e-2 decay 1e-4"),
+    *(f"{rates} dropout 0.2/0.5" for rates in ("1e-3", "3e-3", "1e-3/1e-2", "1e-4/1e-2")),
+)
+
+PRESETS = {
+    "mnist": Config(
+        settings=_SETTINGS,
+        pretrain_epochs=20,
+        pretrain_rate=0.1,
+        sparsity=0.05,
+        epochs=25,
+        updates=60,
+        first=1,
+    ),
+    "tiny": Config(
+        data="mnist-sample",
+        labels=(50, 4167),
+        architectures=("16", "12-8"),
+        starts=("he", "dbn", "dbn-relu"),
+        seeds=2,
+        pretrain_epochs=1,
+        epochs=2,
+        updates=1,
+        settings=("1e-3", "3e-3/1e-2", "1e-3 dropout 0.2/0.5 decay 1e-4"),
+        first=1,
+        narrow=50,
+        refit=True,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run what is not finished yet, print the tables, write everything, and return the content of `results.json`."""
+    preset, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out or f"runs/labels-{preset}")
+    claim(out, config, FREE)
+    plan = [
+        (start, architecture, labels)
+        for architecture in config.architectures
+        for labels in sorted(config.labels)
+        for start in config.starts
+    ]
+    arms = []
+    with tqdm(plan, desc="labels", unit="arm", dynamic_ncols=True) as bar:
+        for one in bar:
+            bar.set_postfix_str(" ".join(map(str, one)))
+            arms.append(arm_of(_cell(config, out, *one)))
+    return report(config, arms, out)
+
+
+def _cell(config: Config, out: Path, start: str, architecture: str, labels: int) -> Cell:
+    """A cell with its list to choose from: that of the study, or what was best with fewer labels."""
+    if labels <= config.narrow:
+        return Cell(config, out, start, architecture, labels, config.settings, config.kept)
+    best_few = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"])
+    return Cell(config, out, start, architecture, labels, best_few, kept=1, refit=config.refit)
+
+
+def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
+    """Print the tables, write `labels.json`, `table.md` and `labels.png`."""
+    content = {"config": as_dict(config), "environment": environment(), "arms": arms}
+    write_json(out / "labels.json", content)
+    text = "\n\n".join(
+        _text(config, [arm for arm in arms if arm["architecture"] == one], one) for one in config.architectures
+    )
+    (out / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n")
+    draw(config, arms).savefig(out / "labels.png")
+    print(f"wrote {out}/labels.json, table.md and labels.png")
+    return content
+
+
+def _text(config: Config, arms: list[Arm], architecture: str) -> str:
+    """The tables of one architecture: errors by labels, and what each number of labels came to."""
+    seeds = f"{config.seeds} seeds"
+    parts = [f"**{config.data}, {architecture}, test error % by labels, {seeds}**", summary(arms)]
+    for labels in sorted(config.labels):
+        parts += [f"**{architecture}, {labelled(arms, labels)}**", table(arms, labels, None), conclusion(arms, labels)]
+    return "\n\n".join(parts)
+
+
+def summary(arms: Sequence[Arm]) -> str:
+    """A row a start and a column a number of labels: test error, and which start without pretraining tuned best."""
+    columns = sorted({arm["labels"] for arm in arms})
+    rows = [["start", *(labelled(arms, labels) for labels in columns)]]
+    for start in dict.fromkeys(arm["start"] for arm in arms):
+        found = {arm["labels"]: arm for arm in arms if arm["start"] == start}
+        cells = ["{:.2f} ± {:.2f}".format(*mean_sd(found[labels]["test_error"])) for labels in columns]
+        marks = ["*" * (found[labels] is best_baseline(arms, labels)) for labels in columns]
+        rows.append([start, *(cell + mark for cell, mark in zip(cells, marks, strict=True))])
+    return aligned(rows) + "\n\n\\* best start without pretraining, by validation"
+
+
+def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
+    """Test error against labels, a panel an architecture and a line a start, with bands of one standard deviation."""
+    panels: dict[str, dict[str, list[list[float]]]] = {}
+    for arm in sorted(arms, key=lambda arm: int(arm["labels"])):
+        runs = panels.setdefault(f"{config.data}, {arm['architecture']}", {}).setdefault(
+            arm["start"], [[] for _ in arm["test_error"]]
+        )
+        for run, error in zip(runs, arm["test_error"], strict=True):
+            run.append(error)
+    rows = sorted({arm["labelled_rows"] for arm in arms})
+    return plots.curves(
+        panels, xlabel="labels", ylabel="test error, %", highlight=KNOWN["dbn"].label, log=True, at=rows
+    )
+
+
+if __name__ == "__main__":
+    launch(main)
