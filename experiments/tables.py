@@ -82,13 +82,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _setting(arm: Arm) -> str:
-    """The rates, and what else was chosen for this arm."""
-    words = [f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}"]
-    if arm.get("dropout") or arm.get("input_dropout"):
-        words.append(f"dropout {arm['input_dropout']:g}/{arm['dropout']:g}")
-    if arm.get("weight_decay"):
-        words.append(f"decay {arm['weight_decay']:g}")
-    return ", ".join(words)
+    """The rates, or the whole setting where more than rates was chosen."""
+    found: str = arm.get("setting", f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}")
+    return found
 
 
 def _difference(arm: Arm, baseline: Arm | None) -> str:

@@ -51,18 +51,30 @@ def setting_of(text: str) -> Setting:
     found = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) != 2 * len(found) or not found.keys() <= set(_WORDS):
         raise ValueError(f"setting {text!r}: write rates and then {', '.join(_WORDS)}, each with its number")
-    numbers = {name: [_number(part, text) for part in value.split("/")] for name, value in found.items()}
-    body, head = [_number(part, text) for part in (rates.split("/") * 2)[:2]]
-    below, above = (numbers.get("dropout", [0.0]) * 2)[:2]
-    decay, momentum, norm = (numbers.get(name, [None])[0] for name in ("decay", "momentum", "norm"))
-    return Setting(body, head, below, above, decay or 0.0, momentum, norm)
+    single = {name: _numbers(found[name], text, most=1)[0] for name in ("decay", "momentum", "norm") if name in found}
+    body, head = _numbers(rates, text)
+    below, above = _numbers(found.get("dropout", "0"), text)
+    return Setting(
+        body,
+        head,
+        input_dropout=below,
+        dropout=above,
+        weight_decay=single.get("decay", 0.0),
+        momentum=single.get("momentum"),
+        max_norm=single.get("norm"),
+    )
 
 
-def _number(part: str, text: str) -> float:
+def _numbers(value: str, text: str, most: int = 2) -> list[float]:
+    """Two numbers with a stroke between them, or one that stands for both."""
+    parts = value.split("/")
     try:
-        return finite_number(float(part), "number")
+        numbers = [finite_number(float(part), "number") for part in parts]
     except ValueError as error:
-        raise ValueError(f"setting {text!r}: {part!r} is no number to fine-tune with") from error
+        raise ValueError(f"setting {text!r}: {value!r} is no number to fine-tune with") from error
+    if len(numbers) > most:
+        raise ValueError(f"setting {text!r}: {value!r} has {len(numbers)} numbers, give at most {most}")
+    return (numbers * most)[:most]
 
 
 def file_name(text: str) -> str:

@@ -1,0 +1,176 @@
+"""How deep does each start still train? One to six layers of sigmoid, tanh and ReLU units, by plain gradient descent.
+
+Every network has the same few updates of plain stochastic gradient descent, without momentum, as in the papers that
+asked first; its rate is chosen on validation from one list, as `experiments.cells` says. A stack of as many layers as
+the deepest network has is pretrained once a seed and activation, and shallower networks start from its lower layers:
+Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the gradient is in each
+layer of the deepest networks before any training.
+
+Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks; D. Erhan
+et al. (2010), Why does unsupervised pre-training help deep learning?
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dbn import plots
+from dbn.arguments import whole_number
+from experiments.cells import FREE, Arm, Cell, Study, arm_of
+from experiments.command_line import option, parse
+from experiments.records import as_dict, claim, environment, launch, mean_sd, write_json
+from experiments.signals import seeded_rows, spreads
+from experiments.starts import HIDDEN_UNITS, KNOWN
+from experiments.tables import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SCHEMES = ("normal-0.01", "xavier", "he", "orthogonal", "dbn")
+_STARTS = tuple(f"{scheme}-{activation}" for activation in sorted(HIDDEN_UNITS, reverse=True) for scheme in _SCHEMES)
+
+
+@dataclass(frozen=True)
+class Config(Study):
+    """What to compare, on what, and the budget that every start has."""
+
+    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
+    architectures: tuple[str, ...] = option((), "none: --width and --depths say them")
+    width: int = option(500, "units of every hidden layer")
+    labels: int | None = option(1000, "labelled training rows")
+    depths: tuple[int, ...] = option((1, 2, 3, 4, 5, 6), "numbers of hidden layers")
+    starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
+    pretrain_epochs: int = option(20, "passes over the unlabelled rows for each layer")
+    epochs: int = option(15, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
+    settings: tuple[str, ...] = option(
+        tuple(f"{rate} momentum 0" for rate in ("0.01", "0.1", "1")), "settings to choose from"
+    )
+    first: int = option(1, "seeds that every setting is tried with")
+    trained: float = option(20.0, "test error in percent up to which a network counts as trained")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size in (self.width, *self.depths):
+            whole_number(size, "width and depths")
+
+
+PRESETS = {
+    "sample": Config(),
+    "mnist": Config(data="mnist"),
+    "tiny": Config(
+        width=12, depths=(1, 2), seeds=2, pretrain_epochs=1, epochs=1, updates=1, settings=("0.1 momentum 0",)
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run what is not finished yet, print the table, write everything, and return the content of `depth.json`."""
+    preset, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out or f"runs/depth-{preset}")
+    claim(out, config, FREE)
+    width = str(config.width)
+    config = replace(config, architectures=tuple("-".join([width] * depth) for depth in sorted(config.depths)))
+    plan = [
+        Cell(config, out, start, architecture, config.labels, config.settings, kept=1)
+        for start in config.starts
+        for architecture in config.architectures
+    ]
+    arms = []
+    with tqdm(plan, desc="depth", unit="arm", dynamic_ncols=True) as bar:
+        for cell in bar:
+            bar.set_postfix_str(f"{cell.start} {len(cell.hidden)} layers")
+            arms.append(arm_of(cell) | {"depth": len(cell.hidden)})
+    deepest = [cell for cell in plan if cell.architecture == config.architectures[-1]]
+    return report(config, arms, [signal_of(cell) for cell in deepest], out)
+
+
+def signal_of(cell: Cell) -> dict[str, Any]:
+    """The spread of activations and of gradients in every layer before training, a mean over seeds."""
+    found = []
+    for seed in range(cell.study.seeds):
+        rows = seeded_rows(*cell.split(seed).train.labelled, count=500, seed=seed)
+        found.append(spreads(cell.network(cell.settings[0], seed).eval(), *rows))
+    forwards, backwards = ([fmean(layer) for layer in zip(*part, strict=True)] for part in zip(*found, strict=True))
+    start = KNOWN[cell.start]
+    return {"start": start.label, "activation": start.activation, "activations": forwards, "gradients": backwards}
+
+
+def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Print the table, write `depth.json`, `table.md`, `depth.png` and `gradients.png`."""
+    content = {"config": as_dict(config), "environment": environment(), "arms": arms, "signals": signals}
+    write_json(out / "depth.json", content)
+    text = table(arms, config.trained)
+    (out / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n")
+    draw(arms).savefig(out / "depth.png")
+    draw_gradients(signals).savefig(out / "gradients.png")
+    print(f"wrote {out}/depth.json, table.md, depth.png and gradients.png")
+    return content
+
+
+def table(arms: Sequence[Arm], trained: float) -> str:
+    """A row a start and a column a depth: test error, and how many seeds trained where not all did."""
+    depths = sorted({arm["depth"] for arm in arms})
+    rows = [["start", *(f"{depth} layer{'s' * (depth > 1)}" for depth in depths), "trains up to"]]
+    for start in dict.fromkeys(arm["start"] for arm in arms):
+        found = [arm for depth in depths for arm in arms if (arm["start"], arm["depth"]) == (start, depth)]
+        rows.append([start, *(_cell_text(arm, trained) for arm in found), _limit(found, trained)])
+    return aligned(rows) + f"\n\nTest error %; trained is a network with at most {trained:g} %."
+
+
+def _cell_text(arm: Arm, trained: float) -> str:
+    errors = arm["test_error"]
+    count = sum(error <= trained for error in errors)
+    share = f" ({count} of {len(errors)})" if 0 < count < len(errors) else ""
+    return "{:.1f} ± {:.1f}".format(*mean_sd(errors)) + share
+
+
+def _limit(arms: Sequence[Arm], trained: float) -> str:
+    """The largest depth up to which every seed trains."""
+    reached = [arm["depth"] for arm in takewhile(lambda arm: max(arm["test_error"]) <= trained, arms)]
+    return str(reached[-1]) if reached else "none"
+
+
+def _panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each activation, under its name."""
+    return {
+        one: [row for row in rows if row["activation"] == one] for one in dict.fromkeys(r["activation"] for r in rows)
+    }
+
+
+def _scheme(label: str) -> str:
+    return label.split(",")[0]
+
+
+def draw(arms: Sequence[Arm]) -> "Figure":
+    """Test error against depth, a panel an activation, with bands of one standard deviation over seeds."""
+    panels: dict[str, dict[str, list[list[float]]]] = {}
+    for activation, found in _panels(arms).items():
+        lines = panels.setdefault(activation, {})
+        for arm in sorted(found, key=lambda arm: int(arm["depth"])):
+            runs = lines.setdefault(_scheme(arm["start"]), [[] for _ in arm["test_error"]])
+            for run, error in zip(runs, arm["test_error"], strict=True):
+                run.append(error)
+    return plots.curves(panels, xlabel="hidden layers", ylabel="test error, %", highlight="DBN", log=True)
+
+
+def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":
+    """How large the gradient is in each layer before training, a panel an activation."""
+    panels = {
+        f"{activation}: spread of gradients before training, by hidden layer": {
+            _scheme(signal["start"]): signal["gradients"] for signal in found
+        }
+        for activation, found in _panels(signals).items()
+    }
+    names = [*map(str, range(1, len(signals[0]["gradients"]))), "output"]
+    ticks = dict.fromkeys(panels, names)
+    return plots.by_layer(panels, ticks=ticks, highlight="DBN")
+
+
+if __name__ == "__main__":
+    launch(main)
