@@ -9,7 +9,7 @@ from torch import Tensor, nn
 _ATTRIBUTE = "dbn_input_scale"
 _ROWS_TO_JUDGE = 100
 _SHRUNK = 50
-_OUTLIERS = 0.01
+_OUTLIERS = 0.1
 
 
 class Scale(NamedTuple):
@@ -54,8 +54,9 @@ def forget_scale(model: nn.Module) -> None:
 def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
     """A function of rows and their name that raises a ValueError where they are scaled unlike what is known.
 
-    One row in a hundred may leave the known range by more than its width; pixels in 0..255 leave 0..1 by 254 widths. A
-    hundred rows or more whose magnitude is under a fiftieth of that of training are refused too.
+    One row in ten may leave the known range by more than its width, as where few rows of heavy tails were seen in
+    training; pixels in 0..255 leave 0..1 by 254 widths, in nearly all rows. A hundred
+    rows or more whose magnitude is under a fiftieth of that of training are refused too.
     """
 
     def check(rows: Tensor, name: str) -> None:

@@ -302,6 +302,16 @@ def test_heavy_tails_in_training_raise_no_alarm_on_ordinary_rows():
     assert predict(model, rows[2:]).shape == (998,)
 
 
+def test_few_training_rows_raise_no_alarm_on_the_tails_of_others():
+    rows = torch.randn(120, 64, generator=torch.Generator().manual_seed(0))
+    rows[:3, 0] = 50.0
+    model = plain()
+    finetune(model, rows[3:23], LABELS[3:23], epochs=0, **QUIET)
+    assert len(predict(model, rows)) == 120
+    with pytest.raises(ValueError, match="x lies in"):
+        predict(model, 20 * rows)
+
+
 def test_validation_rows_are_held_to_the_range_too():
     model = DBN([64, 5], seed=0).to_mlp(3, seed=0)
     with pytest.raises(ValueError, match="validation lies in"):
