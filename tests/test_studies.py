@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dbn import DBN, DivergenceError
+from dbn import DBN, DivergenceError, datasets
 from dbn.datasets import Samples
-from experiments import cells, depth, dropout, labels
+from experiments import cells, depth, dropout, labels, make_table
 from experiments.starts import HIDDEN_UNITS, KNOWN, perceptron
 from experiments.tuning import narrowed, setting_of, tuned
 
@@ -193,3 +193,11 @@ def test_a_run_that_leaves_the_finite_numbers_counts_as_no_better_than_none(tmp_
     study = cells.Study(data="mnist-sample", epochs=2, starts=("he",), seeds=1)
     cell = cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1)
     assert cell.run("1e-3", 0) == {"validation_errors": [100.0, 100.0], "seconds": 0.0}
+
+
+def test_a_real_table_is_written_as_the_users_own(tmp_path):
+    pytest.importorskip("sklearn", reason="the table comes with scikit-learn")
+    split = datasets.load(make_table.main([str(tmp_path / "breast.csv")]), labels=20)
+    assert split.class_names == ("benign", "malignant")
+    assert [len(part.x) for part in split] == [380, 75, 114]
+    assert split.train.x.shape[1] == 30
