@@ -128,7 +128,7 @@ def curves(
             mean, spread = values.mean(0), values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
             epochs = torch.arange(1, values.shape[1] + 1) if at is None else torch.tensor(at)
             style = _style(number, name == highlight)
-            place.plot(epochs, mean, label=name, **style)
+            place.plot(epochs, mean, label=name, marker="" if at is None else "o", markersize=4, **style)
             low = (mean - spread).clamp(min=float(mean.min()) / 2) if log else mean - spread
             place.fill_between(epochs, low, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
         if log:
@@ -140,6 +140,8 @@ def curves(
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             place.set_xscale("log")
+            place.set_xticks(list(at), [f"{value:g}" for value in at])
+            place.minorticks_off()
         place.set_title(title, fontsize=10)
         place.set_xlabel(xlabel)
         place.grid(alpha=0.25)
@@ -220,7 +222,7 @@ def _log_axis(axes: "Axes") -> None:
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter("")
 

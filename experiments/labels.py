@@ -141,7 +141,7 @@ def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
     """Test error against labels, a panel an architecture and a line a start, with bands of one standard deviation."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for arm in sorted(arms, key=lambda arm: int(arm["labels"])):
-        runs = panels.setdefault(f"{config.data}, {arm['architecture']}", {}).setdefault(
+        runs = panels.setdefault(f"{config.data}, hidden layers {arm['architecture']}", {}).setdefault(
             arm["start"], [[] for _ in arm["test_error"]]
         )
         for run, error in zip(runs, arm["test_error"], strict=True):

@@ -56,6 +56,14 @@ def test_curves_draw_the_mean_over_runs(log):
     assert figure.axes[0].get_yscale() == ("log" if log else "linear")
 
 
+def test_curves_say_what_their_numbers_belong_to():
+    figure = plots.curves({"p": {"a": [[1.0, 2.0], [3.0, 4.0]]}}, xlabel="x", ylabel="y", at=[100, 50000])
+    (axes,) = figure.axes
+    assert list(axes.lines[0].get_xdata()) == [100, 50000]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["100", "50000"]
+    assert axes.get_xscale() == "log"
+
+
 def test_by_layer_marks_zeros_at_the_lower_edge():
     figure = plots.by_layer(
         {"p": {"dead": [1.0, 0.0], "alive": [1.0, 0.5]}}, ticks={"p": ["in", "out"]}, highlight="alive"
