@@ -109,9 +109,9 @@ class DBN(nn.Module):
 
         Args:
             data: rows (n, V) as a tensor, NumPy array or memmap, or a Dataset or DataLoader of them; labels that come
-                along are ignored.
+                along are ignored. Each of several processes is given all of them.
             epochs: passes over the data; like all settings up to `estimator`, one value or a list with one a layer.
-            batch_size: rows an update.
+            batch_size: rows an update, of all processes together.
             learning_rate: a number or a schedule of the epoch; by default what suits the units.
             momentum: likewise.
             weight_decay: L2 cost of the weights.

@@ -55,8 +55,8 @@ def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
     """A function of rows and their name that raises a ValueError where they are scaled unlike what is known.
 
     One row in ten may leave the known range by more than its width, as where few rows of heavy tails were seen in
-    training; pixels in 0..255 leave 0..1 by 254 widths, in nearly all rows. A hundred
-    rows or more whose magnitude is under a fiftieth of that of training are refused too.
+    training; pixels in 0..255 leave 0..1 by 254 widths, in nearly all rows. A hundred rows or more whose magnitude is
+    under a fiftieth of that of training are refused too.
     """
 
     def check(rows: Tensor, name: str) -> None:

@@ -3,11 +3,12 @@
 One process and several, with one thread and one core each, take the same steps of CD-1 in turn, round by round. To the
 measured seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several
 take longer than one does with their share of the rows, α a message and β a byte between them. Summing gradients in a
-ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for as many
-devices as this one's core, joined by this machine's memory or by a network; it says nothing of what it was not fitted
-to, such as devices of other speeds.
+ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for many
+devices of which each is as fast as one core here, joined as on this machine or by a network; it says nothing of what it
+was not fitted to, such as devices of other speeds.
 """
 
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,16 @@ from experiments.timing import Row, learning, seconds
 VISIBLE = 784
 
 
+def doubled(last: int) -> tuple[int, ...]:
+    """1, 2, 4, … up to `last`."""
+    return tuple(2**power for power in range(last.bit_length()) if 2**power <= last)
+
+
 @dataclass(frozen=True)
 class Config:
     """What to measure, and what to draw."""
 
-    processes: tuple[int, ...] = option((1, 2), "numbers of processes to measure, from 1")
+    processes: tuple[int, ...] = option(doubled(max(2, os.cpu_count() or 2)), "numbers of processes to measure, from 1")
     widths: tuple[int, ...] = option((256, 512, 1024, 2048), "hidden units")
     batches: tuple[int, ...] = option((64, 256, 512, 1024), "rows a batch, of all processes together")
     rounds: int = option(7, "rounds of each, after one that is not counted")
@@ -52,7 +58,7 @@ class Config:
 
 PRESETS = {
     "cores": Config(),
-    "tiny": Config(widths=(8, 16), batches=(16, 32), rounds=1, steps=2, out="runs/scaling-tiny"),
+    "tiny": Config(processes=(1, 2), widths=(8, 16), batches=(16, 32), rounds=1, steps=2, out="runs/scaling-tiny"),
 }
 
 
@@ -175,7 +181,7 @@ def _least_squares(terms: Sequence[Sequence[float]], values: Sequence[float]) ->
 
 def ending(cost: Cost, config: Config, hidden: int, link: Link | None) -> Row:
     """Where data parallelism stops paying: the number of devices with the shortest step, and that with half its use."""
-    weights, counts = _weights(hidden), _counts(config)
+    weights, counts = _weights(hidden), doubled(config.devices)
     times = [cost.step(count, weights, config.batch, link) for count in counts]
     speedups = [times[0] / took for took in times]
     fastest = max(range(len(counts)), key=speedups.__getitem__)
@@ -186,7 +192,7 @@ def ending(cost: Cost, config: Config, hidden: int, link: Link | None) -> Row:
 
 def draw(cost: Cost, config: Config, path: Path) -> None:
     """How many times as fast as one, by devices: a panel a link, a line a width."""
-    counts, panels = _counts(config), {}
+    counts, panels = doubled(config.devices), {}
     for link in (None, *NETWORKS):
         lines = {"as many times as devices": [[float(count) for count in counts]]}
         for hidden in config.drawn:
@@ -199,7 +205,7 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
         times = [cost.step(count, weights, config.batch * count, link) for count in counts]
         pairs = zip(counts, times, strict=True)
         lines[f"{VISIBLE}–{config.drawn[-1]}, {config.batch} rows each"] = [[alone * n / took for n, took in pairs]]
-        panels["this machine's memory, fitted" if link is None else f"{link.name}, assumed"] = lines
+        panels["this machine, fitted" if link is None else f"{link.name}, assumed"] = lines
     figure = plots.curves(
         panels,
         xlabel="devices, each as one core here",
@@ -209,10 +215,6 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
         at=counts,
     )
     figure.savefig(path)
-
-
-def _counts(config: Config) -> list[int]:
-    return [2**power for power in range(config.devices.bit_length()) if 2**power <= config.devices]
 
 
 def _weights(hidden: int) -> int:
