@@ -142,6 +142,7 @@ class DBN(nn.Module):
             TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
             DivergenceError: where parameters of a layer are no longer finite, or its free energy has run away.
             OSError: where `checkpoint` cannot be written; what was saved before is whole.
+            torch.OutOfMemoryError: where memory runs out, with the layer, the batch size and the chains to lower.
 
         Example:
             >>> stack = DBN([16, 8, 4], seed=0)

@@ -14,8 +14,10 @@ from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
 from dbn.course import described, own_of
 from dbn.distributed import Draws
+from dbn.estimators import CD
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, global_state_kept, put_random_state
+from dbn.memory import named_where_short
 from dbn.rbm import RBM
 from dbn.training import Recipe, check_fit, kind_of, open_rows, presented, run
 
@@ -77,7 +79,8 @@ def greedy(
                 continue
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
             keeper.frame = partial(_framed, layers, histories)
-            history = run(rbm, source, recipe, draws, held_back, notify, progress, name, keeper, found)
+            with named_where_short(layer=place + 1, batch_size=recipe.batch_size, estimator=recipe.estimator or CD(1)):
+                history = run(rbm, source, recipe, draws, held_back, notify, progress, name, keeper, found)
             histories.append(history)
             found = None
     return histories

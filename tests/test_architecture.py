@@ -23,6 +23,7 @@ RANKS = {
     "keeper": {"checkpoint", "distributed", "arguments"},
     "course": {"keeper", "batches", "distributed", "history"},
     "scaling": set(),
+    "memory": set(),
     "datasets": {"arguments"},
     "plots": set(),
     "schedules": {"arguments"},
@@ -32,15 +33,20 @@ RANKS = {
     "rbm": {"units", "arguments", "checkpoint", "history"},
     "estimators": {"rbm", "units", "distributed", "arguments"},
     "training": {
-        "rbm", "estimators", "batches", "schedules", "course", "keeper", "distributed", "history", "arguments",
+        "rbm", "estimators", "batches", "schedules", "course", "keeper", "distributed", "memory", "history",
+        "arguments",
     },
-    "likelihood": {"rbm", "units", "distributed", "arguments", "history"},
+    "likelihood": {"rbm", "units", "distributed", "memory", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
-    "greedy": {"training", "rbm", "batches", "course", "keeper", "distributed", "history", "arguments"},
+    "greedy": {
+        "training", "estimators", "rbm", "batches", "course", "keeper", "distributed", "memory", "history", "arguments",
+    },
     "belief_net": {
         "greedy", "training", "mlp", "estimators", "rbm", "units", "schedules", "history", "checkpoint", "arguments",
     },
-    "finetuning": {"batches", "schedules", "course", "keeper", "distributed", "history", "scaling", "arguments"},
+    "finetuning": {
+        "batches", "schedules", "course", "keeper", "distributed", "memory", "history", "scaling", "arguments",
+    },
 }  # fmt: skip
 
 #: The training loops, which may be longer than the sixty lines of any other function.

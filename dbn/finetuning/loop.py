@@ -41,6 +41,7 @@ from dbn.finetuning.evaluation import (
 )
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
+from dbn.memory import named_where_short
 from dbn.scaling import known_scale, remember_scale, scale_of, widened
 from dbn.schedules import Schedule, as_schedule
 
@@ -118,6 +119,7 @@ def finetune(
         TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
         DivergenceError: where the loss or a parameter is no longer finite.
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
+        torch.OutOfMemoryError: where memory runs out, with the batch size to lower.
 
     Example:
         >>> from dbn import evaluate
@@ -190,7 +192,7 @@ def finetune(
             disable=not (progress and distributed.shows_progress()),
             dynamic_ncols=True,
         )
-        with bar:
+        with bar, named_where_short(batch_size=batch_size):
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
                 for inputs, labels, share in course.batches():

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dbn import distributed
 from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
+from dbn.memory import named_where_short
 from dbn.rbm import RBM
 
 _BUFFERS = 4  # of each layer's width, that a chain takes
@@ -91,8 +92,9 @@ def ais(
     parts = _parts(rbm, last - first, memory)
     weights = [torch.zeros(0, dtype=torch.float64)]
     for place, count in enumerate(parts):
-        v = rbm.visible.sample(biases.expand(count, -1), generator=generator)
-        weights.append(_annealed(rbm, v, biases, betas, generator, progress, _named("AIS", place, parts)).cpu())
+        with named_where_short(chains=count, memory=memory):
+            v = rbm.visible.sample(biases.expand(count, -1), generator=generator)
+            weights.append(_annealed(rbm, v, biases, betas, generator, progress, _named("AIS", place, parts)).cpu())
     log_weights = distributed.gathered_rows(torch.cat(weights))
     return _forward(log_weights, _log_partition_of_base(rbm, biases), name, len(betas) - 1)
 
@@ -149,7 +151,8 @@ def reverse_ais(
     weights = [torch.zeros(0, dtype=torch.float64)]
     for place, v in enumerate(torch.split(rows[first:last], parts)):
         name_of_part = _named("reverse AIS", place, parts)
-        weights.append(_annealed(rbm, v.clone(), biases, betas[::-1], generator, progress, name_of_part).cpu())
+        with named_where_short(chains=len(v), memory=memory):
+            weights.append(_annealed(rbm, v.clone(), biases, betas[::-1], generator, progress, name_of_part).cpu())
     log_weights = distributed.gathered_rows(torch.cat(weights))
     forward = _forward(log_weights, 0.0, name, len(betas) - 1)
     start = _log_partition_of_base(rbm, biases)

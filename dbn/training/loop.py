@@ -17,6 +17,7 @@ from dbn.distributed import Draws
 from dbn.estimators import CD, Estimator
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, global_state_kept
+from dbn.memory import named_where_short
 from dbn.rbm import RBM, Offsets
 from dbn.schedules import Schedule, as_schedule, switch
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
@@ -121,6 +122,7 @@ def train(
             DataLoader or a memory map are looked at as they are read, and may be refused later.
         DivergenceError: where parameters are no longer finite, or the free energy has run away.
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
+        torch.OutOfMemoryError: where memory runs out, with the batch size and the chains to lower.
 
     Example:
         >>> rows = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
@@ -163,7 +165,8 @@ def train(
     def plan() -> Picture:
         return {"machine": kind_of(rbm), **described(source, draws.order), **recipe.described()}
 
-    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(draws.order):
+    named = named_where_short(batch_size=batch_size, estimator=recipe.estimator or CD(1))
+    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(draws.order), named:
         return run(rbm, source, recipe, draws, held_back, callback, progress, description, keeper, keeper.found)
 
 
