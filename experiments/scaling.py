@@ -10,7 +10,7 @@ was not fitted to, such as devices of other speeds.
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,23 +112,37 @@ def measured(config: Config) -> Iterator[Row]:
     try:
         for hidden in config.widths:
             for batch in config.batches:
-                times: dict[int, list[float]] = {count: [] for count in pools}
-                for _ in range(config.rounds + 1):
-                    for count, pool in pools.items():
-                        times[count].append(max(pool(steps, hidden, batch, config.steps)))
-                single = statistics.median(times[1][1:])
+                rounds = [_timed(pools, hidden, batch, config.steps) for _ in range(config.rounds + 1)][1:]
                 for count, pool in pools.items():
-                    took = statistics.median(times[count][1:])
-                    row = {"hidden": hidden, "batch": batch, "processes": count, "seconds": took}
-                    speedup = statistics.median(
-                        one / many for one, many in zip(times[1][1:], times[count][1:], strict=True)
-                    )
-                    exchange = statistics.median([max(pool(exchanges, hidden)) for _ in range(config.rounds)])
-                    share = exchange / took if count > 1 else 0.0
-                    yield row | {"rows_a_second": batch / took, "speedup": speedup, "exchange": share, "one": single}
+                    took = statistics.median(times["in all", count] for times in rounds)
+                    exchange = statistics.median(max(pool(exchanges, hidden)) for _ in range(config.rounds))
+                    alone = [times["in all", 1] for times in rounds]
+                    yield {
+                        "hidden": hidden,
+                        "batch": batch,
+                        "processes": count,
+                        "seconds": took,
+                        "in_all": _speedup(alone, [times["in all", count] for times in rounds], 1),
+                        "each": _speedup(alone, [times["each", count] for times in rounds], count),
+                        "exchange": exchange / took if count > 1 else 0.0,
+                    }
     finally:
         for pool in pools.values():
             pool.stop()
+
+
+def _timed(pools: Mapping[int, Processes], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
+    """Seconds of a step of so many rows in all, and of so many rows on each, by every number of processes in turn."""
+    found = {}
+    for many, pool in pools.items():
+        found["in all", many] = max(pool(steps, hidden, batch, count))
+        found["each", many] = max(pool(steps, hidden, batch * many, count)) if many > 1 else found["in all", 1]
+    return found
+
+
+def _speedup(alone: Sequence[float], together: Sequence[float], rows: int) -> float:
+    """Rows a second together over those of one alone, the median over rounds, where a step has `rows` times as many."""
+    return statistics.median(rows * one / many for one, many in zip(alone, together, strict=True))
 
 
 def steps(hidden: int, batch: int, count: int) -> float:
@@ -222,15 +236,15 @@ def _weights(hidden: int) -> int:
 
 
 def _table(rows: Sequence[Row], cost: Cost) -> str:
-    head = ["hidden", "rows a batch", "processes", "ms a step", "by the model", "rows a second", "× one", "exchanging"]
+    head = ["hidden", "rows", "processes", "ms a step", "by the model", "exchanging", "× one, rows in all", "rows each"]
     cells = [
         [
             *(str(row[name]) for name in ("hidden", "batch", "processes")),
             f"{1e3 * row['seconds']:.2f}",
             f"{1e3 * cost.step(row['processes'], _weights(row['hidden']), row['batch']):.2f}",
-            f"{row['rows_a_second']:.0f}",
-            f"{row['speedup']:.2f}",
             f"{row['exchange']:.0%}",
+            f"{row['in_all']:.2f}",
+            f"{row['each']:.2f}",
         ]
         for row in rows
     ]
