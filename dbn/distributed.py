@@ -5,6 +5,8 @@ that a batch has as many rows, a run as many steps and an estimate as many chain
 """
 
 import os
+import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,9 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -32,16 +31,22 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 def start() -> Iterator[None]:
     """Join the processes that torchrun has started, for as long as the block lasts; without torchrun, do nothing.
 
-    Where there is a GPU for each of a machine's processes, each has its own and NCCL joins them; else Gloo does.
+    Where there is a GPU for each of a machine's processes, each has its own and NCCL joins them; else Gloo does. An
+    error that one process alone meets, such as a row that it alone cannot read, must end it: torchrun then ends the
+    others, which else wait for it.
 
     Example:
         >>> with start():
         ...     rank(), world_size()
         (0, 1)
     """
-    if "RANK" not in os.environ or dist.is_initialized():
+    if "RANK" not in os.environ or _joined():
         yield
         return
+    # Not at the top: a torch that was built for one process has no such modules.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     on_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -108,6 +113,8 @@ class Portion(NamedTuple):
 
 def portion(count: int) -> Portion:
     """This process's things of so many: as many as the others', or one more."""
+    if world_size() == 1:
+        return Portion(0, count, 1.0)
     each, more = divmod(count, world_size())
     first = rank() * each + min(rank(), more)
     last = first + each + (rank() < more)
@@ -116,17 +123,30 @@ def portion(count: int) -> Portion:
 
 def rows_of(rows: Any) -> tuple[Any, float]:
     """This process's part of some rows, with its share of them; where it would be none, one row that counts nothing."""
+    if world_size() == 1:
+        return rows, 1.0
     first, last, share = portion(len(rows))
     return (rows[first:last], share) if last > first else (rows[:1], 0.0)
 
 
 def spread(work: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
-    """What `work` makes of every item, in their order; each is done by one process alone, and known to all."""
+    """What `work` makes of every item, in their order; each is done by one process alone, and known to all.
+
+    An error that one of them meets is raised on all.
+    """
     place, count = rank(), world_size()
+    own: list[Any] = []
+    error: Exception | None = None
     with alone():
-        own = [work(item) for item in items[place::count]]
-    done = gathered(own)
-    return [done[at % count][at // count] for at in range(len(items))]
+        try:
+            own = [work(item) for item in items[place::count]]
+        except Exception as met:
+            error = met
+    done = gathered((own, _portable(error)))
+    for _, found in done:
+        if found is not None:
+            raise found if error is None else error
+    return [done[at % count][0][at // count] for at in range(len(items))]
 
 
 def gathered(thing: T) -> list[T]:
@@ -150,15 +170,24 @@ def from_main(work: Callable[[], T]) -> T:
     if world_size() == 1:
         return work()
     answer: list[Any] = [None, None]
+    own: Exception | None = None
     if is_main():
         try:
             answer[0] = work()
         except Exception as error:
-            answer[1] = error
+            own, answer[1] = error, _portable(error)
     dist.broadcast_object_list(answer, src=0)
     if answer[1] is not None:
-        raise answer[1]
+        raise own or answer[1]
     return answer[0]  # type: ignore[no-any-return]
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error as other processes can have it: its text, where it cannot be packed and unpacked."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def numbers_of_main(values: Mapping[str, float]) -> dict[str, float]:
@@ -237,9 +266,29 @@ def weighed(mean: Tensor, share: float) -> Tensor:
     return mean if share * world_size() == 1 else mean * (share * world_size())
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model, whose backward pass takes the mean of the gradients over all processes."""
-    return DistributedDataParallel(model) if world_size() > 1 else model
+@contextmanager
+def parallel(model: nn.Module, rows: int | None, batch_size: int) -> Iterator[nn.Module]:
+    """The model, whose backward pass takes the mean of the gradients over all processes, for batches of so many rows.
+
+    Raises:
+        ValueError: where batch normalisation would meet one row on a process.
+    """
+    if world_size() == 1:
+        yield model
+        return
+    from torch.nn.parallel import DistributedDataParallel
+
+    last = batch_size if rows is None else rows % batch_size or min(batch_size, rows)
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if normalised and min(batch_size, last) // world_size() < 2:
+        raise ValueError(
+            f"model has batch normalisation, and a batch of {min(batch_size, last)} rows leaves one of {world_size()} "
+            "processes fewer than two: choose another batch_size"
+        )
+    with warnings.catch_warnings():
+        # Only so may the loss leave parameters out, and gradients be added up in the same order after a restart.
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        yield DistributedDataParallel(model, find_unused_parameters=True)
 
 
 class Draws(NamedTuple):

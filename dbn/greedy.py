@@ -56,7 +56,7 @@ def greedy(
     check_watching(callback, progress)
     bottom, draws = layers[0], distributed.draws(generator, layers[0].weight.device)
     source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, draws.own)
-    seen, held_back = described(source, draws.order), None
+    seen, held_back = {**described(source, generator), "validation": validation is not None}, None
     if validation is not None:
         held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, draws.own)
 

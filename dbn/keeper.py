@@ -24,6 +24,7 @@ from dbn.distributed import Shard, own_generator
 
 Picture = dict[str, Any]
 
+_VERSION = 2  # of what a picture holds
 _AGREE_EVERY = 10  # steps, among several processes
 _KEPT = 2  # files in the folder: the newest, and the one before it should that be damaged
 
@@ -49,8 +50,9 @@ class Keeper:
     ) -> None:
         self.folder = None if folder is None else _made(folder)
         self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
-        self.plan = {} if self.folder is None and distributed.world_size() == 1 else plan()
-        _check_alike(self.plan)
+        several = distributed.world_size() > 1
+        self.plan = {"pictures": _VERSION, **plan()} if several or self.folder is not None else {}
+        _check_alike({"checkpoint": self.folder is not None, "checkpoint_seconds": self.every, **self.plan})
         #: What a picture of the run is put into before it is saved.
         self.frame: Callable[[Picture], Picture] = dict
         self.found = None if self.folder is None else distributed.parted(distributed.from_main(self._newest))
@@ -62,11 +64,12 @@ class Keeper:
         self._ticks += 1
         if self.folder is None or not self._agrees():
             return
-        self._asked, due = distributed.largest(self._asked, time.monotonic() >= self._due)
-        if self._asked or due:
+        # Not into `_asked` itself, which a signal may set meanwhile.
+        asked, due = distributed.largest(self._asked, time.monotonic() >= self._due)
+        if asked or due:
             self.save(picture())
-        if self._asked:
-            self._stop()
+        if asked:
+            self._stop(asked)
 
     def save(self, picture: Picture | None) -> None:
         """Save now, and forget the oldest file; a picture that is None is not worth saving."""
@@ -97,8 +100,11 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._release()
-        if self._asked and kind is None:
-            self._stop()
+        if self.folder is None or kind is not None:
+            return
+        (asked,) = distributed.largest(self._asked)
+        if asked:
+            self._stop(asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = number
@@ -108,8 +114,8 @@ class Keeper:
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def _stop(self) -> None:
-        number, self._asked = self._asked, 0
+    def _stop(self, number: int) -> None:
+        self._asked = 0
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _files(self) -> list[Path]:

@@ -152,9 +152,9 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
     def trial(rate_and_seed: tuple[str, int]) -> tuple[nn.Module, History]:
         rate, seed = rate_and_seed
         bar.set_description(f"{labels} labels, {start.label}, rate {rate}, seed {seed}")
-        result = _fine_tuned(config, labels, name, rate, seed, stacks[seed])
+        network, history = _fine_tuned(config, labels, name, rate, seed, stacks[seed])
         bar.update(together)
-        return result
+        return network.cpu() if together > 1 else network, history
 
     together = distributed.world_size()
     runs = iter(distributed.spread(trial, [(rate, seed) for rate in config.rates for seed in seeds]))

@@ -164,8 +164,8 @@ def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
         return dict.fromkeys(config.estimators, 1.0)
     shares = kept(path)
     if shares is None:
-        works = {name: _steps(config, name, x[:5000]) for name in config.estimators}
         with distributed.alone():
+            works = {name: _steps(config, name, x[:5000]) for name in config.estimators}
             rounds = [{name: seconds(work, x.device) for name, work in works.items()} for _ in range(6)][1:]
         times = {name: statistics.median(found[name] for found in rounds) for name in works}
         timed = {name: times[config.estimators[0]] / time for name, time in times.items()}

@@ -112,6 +112,22 @@ def test_what_is_exchanged_is_the_same_on_both(two):
     }  # fmt: skip
 
 
+def work_of_two(item):
+    if item == 6:
+        raise ArithmeticError("six")
+    return item
+
+
+def spreading():
+    with pytest.raises(ArithmeticError, match="six"):
+        distributed.spread(work_of_two, [5, 6, 7])
+    return distributed.rank()
+
+
+def test_an_error_in_one_process_s_work_is_raised_on_all(two):
+    assert two(spreading) == [0, 1]
+
+
 def failing():
     with pytest.raises(OSError, match="full"):
         distributed.from_main(full)
@@ -304,6 +320,18 @@ def test_processes_with_other_arguments_do_not_wait_for_each_other(two):
         two(wrongly, [{"epochs": 1}, {"epochs": 2, "batch_size": 7}])
 
 
+@pytest.mark.parametrize("what", ["checkpoint", "validation", "checkpoint_seconds"])
+def test_what_the_main_process_alone_is_given_is_refused(two, what, tmp_path):
+    with pytest.raises(ValueError, match=f"the processes have other {what}"):
+        two(given_to_one, tmp_path, what)
+
+
+def given_to_one(folder, what):
+    given = {"checkpoint": folder, "validation": X[:9], "checkpoint_seconds": 5.0}
+    settings = {name: value for name, value in given.items() if name != what or distributed.is_main()}
+    train(RBM(12, 8, seed=0), X, epochs=1, **settings, **QUIET)
+
+
 # Fine-tuning
 
 
@@ -329,6 +357,51 @@ def test_fine_tuning_by_several_is_fine_tuning_by_one(two, three, optimiser):
         for ours, found in many(tuned_perceptron, optimiser, **settings):
             assert furthest(ours, theirs) < 1e-5
             assert found == [pytest.approx(entry, abs=1e-5) for entry in record]
+
+
+class Forked(nn.Module):
+    """A network with a part that its output does not come from, and batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = perceptron(), nn.Linear(3, 3)
+        self.used.insert(1, nn.BatchNorm1d(16))
+        with torch.no_grad():
+            self.idle.weight.zero_()
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def forked(rows, batch_size):
+    network = Forked()
+    finetune(network, X[:rows], Y[:rows], epochs=3, batch_size=batch_size, progress=False, seed=0)
+    return [*numbers(network), *(value.double() for value in network.buffers())]
+
+
+def test_parts_that_are_not_used_and_means_of_normalisation_are_the_same(two):
+    ours, theirs = two(forked, 400, 100)
+    assert furthest(ours, theirs) == 0
+    with pytest.raises(ValueError, match="a batch of 2 rows leaves one of 2 processes fewer than two"):
+        two(forked, 402, 100)
+
+
+def seen_rows(epochs):
+    """The rows that this process is shown by a loader that shuffles from the global generator."""
+    torch.manual_seed(distributed.rank())
+    loader = DataLoader(TensorDataset(torch.arange(40.0)[:, None].expand(40, 12) / 40, Y[:40]), 10, shuffle=True)
+    seen = []
+    network = perceptron()
+    network.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0][:, 0]) if module.training else None)
+    finetune(network, loader, epochs=epochs, progress=False)
+    return (torch.cat(seen) * 40).round().int().tolist()
+
+
+def test_a_loader_without_a_generator_has_one_order_for_all(two):
+    ours, theirs = two(seen_rows, 2)
+    for epoch in (slice(0, 20), slice(20, 40)):
+        assert sorted(ours[epoch] + theirs[epoch]) == list(range(40))
+    assert ours[:20] != ours[20:]
 
 
 def with_dropout():

@@ -84,8 +84,9 @@ def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
         assert steps == expected == [5, 10, 15] * 2
 
 
-def test_fine_tuning_by_two_goes_on_to_the_same_bits(two, tmp_path):
-    broken, whole = broken_and_whole(two, tuned, tmp_path, 0.5)
+@pytest.mark.parametrize("many", ["two", "three"])
+def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, request, tmp_path):
+    broken, whole = broken_and_whole(request.getfixturevalue(many), tuned, tmp_path, 0.5)
     for (ours, losses), (theirs, expected) in zip(broken, whole, strict=True):
         assert furthest(ours, theirs) == 0
         assert losses == expected
@@ -159,12 +160,12 @@ def distributed_rank():
     return distributed.rank()
 
 
-def asked_to_stop(folder):
+def asked_to_stop(folder, layer, epoch):
     """A run in which the second process alone is sent a signal."""
     stack = DBN([12, 9, 5], seed=0).double()
 
     def callback(record):
-        if distributed.rank() == 1 and record["epoch"] == 2:
+        if distributed.rank() == 1 and (record["layer"], record["epoch"]) == (layer, epoch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
@@ -174,8 +175,27 @@ def asked_to_stop(folder):
     return None
 
 
+def test_a_signal_at_the_very_end_stops_all_too(two, tmp_path):
+    assert two(asked_to_stop, tmp_path, 2, 3) == [143, 143]
+
+
+def unseeded(folder, saves):
+    torch.rand(distributed.rank() + saves)  # the global state is another one every time
+    with breaking(saves):
+        history = finetune(nn.Linear(12, 2), X, Y, epochs=2, checkpoint=folder, checkpoint_seconds=0, progress=False)
+    return len(history)
+
+
+def test_a_run_without_a_seed_goes_on_by_other_numbers_of_processes(two, tmp_path):
+    with pytest.raises(Broken):
+        unseeded(tmp_path, 3)
+    with pytest.raises(Broken):
+        two(unseeded, tmp_path, 2)
+    assert unseeded(tmp_path, 0) == 2
+
+
 def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
-    assert two(asked_to_stop, tmp_path) == [143, 143]
+    assert two(asked_to_stop, tmp_path, 1, 2) == [143, 143]
     picture = load(next(tmp_path.glob("*.pt")), kind="pretrain")["picture"]
     assert len(picture["histories"]) == 1
     assert 0 < picture["run"]["step"] < 15

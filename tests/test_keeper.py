@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, where it lies, and what is done about a damaged file in it."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def same(one, other):
         ({"rbm": RBM(6, 4).double()}, "machine"),
         ({"rbm": RBM(Spin(6), 4)}, "machine"),
         ({"estimator": CD(1, mean_field=True)}, "estimator"),
-        ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "stopping"),
+        ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "validation, stopping"),
     ],
 )
 def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp_path):
@@ -120,3 +121,22 @@ def test_a_damaged_file_is_passed_over_with_a_warning(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="holds no whole file"):
         train(again, ROWS, **settings)
+
+
+def test_a_signal_while_it_looks_for_one_is_not_lost(tmp_path, monkeypatch):
+    def largest(*values):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return values
+
+    sent = []
+    monkeypatch.setattr("dbn.distributed.largest", largest)
+    with pytest.raises(SystemExit):
+        train(RBM(6, 4, seed=0), ROWS, epochs=3, checkpoint=tmp_path, **QUIET)
+
+
+def test_a_picture_of_another_version_is_refused(tmp_path, monkeypatch):
+    train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
+    monkeypatch.setattr("dbn.keeper._VERSION", 3)
+    with pytest.raises(ValueError, match="holds a run with other pictures"):
+        train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)

@@ -1,6 +1,7 @@
 """Rows that are read one by one or come in batches: data sets and loaders."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -72,7 +73,16 @@ class LoaderSource(Source):
         return self  # the loader has made its batches
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
-        return _portions(self.in_order(), skip)
+        if distributed.world_size() == 1 or self.generator is not None:
+            return _portions(self.in_order(), skip)
+        # Its order is drawn from torch's global generator, whose state is each process's own.
+        device = None if generator is None else generator.device
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            batches = self.in_order()
+            first = next(batches)
+        return _portions(chain([first], batches), skip)
 
     def in_order(self) -> Iterator[Batch]:
         return self.reader.batches(self.loader)

@@ -144,7 +144,8 @@ def finetune(
     bound = None if max_norm is None else finite_number(max_norm, "max_norm", positive=True)
     groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
     target = _device_of(model) if device is None else choose_device(device)
-    draws = distributed.draws(as_generator(generator, seed, target), target)
+    generator = as_generator(generator, seed, target)
+    draws = distributed.draws(generator, target)
     build = _optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
@@ -173,14 +174,19 @@ def finetune(
             "max_norm": bound,
             "patience": limit,
             "loss": name_of(loss),
-            **described(source, draws.order),
+            **described(source, generator),
         }
 
     total = None if source.steps is None else epochs * source.steps
-    with Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper, best, _own_randomness(draws.order):
+    together = distributed.parallel(model, source.rows, source.batch_size)
+    with (
+        Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper,
+        best,
+        _own_randomness(draws.order),
+        together as network,
+    ):
         remember_scale(model, scale)
         fault = partial(_fault, model, tally)
-        network = distributed.parallel(model)
         course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
@@ -213,6 +219,7 @@ def finetune(
                     bar.update()
                     course.keep()
                 record = {"epoch": course.epoch + 1.0, "loss": tally.mean(), "seconds": course.seconds}
+                distributed.take_from_main(model.buffers())
                 if held_back is not None and not course.fault():
                     judged = judge(model, held_back, loss)
                     record |= {"validation_error": judged.error, "validation_loss": judged.loss}

@@ -134,7 +134,8 @@ def train(
     """
     check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 500)")
     check_watching(callback, progress, description)
-    draws = distributed.draws(as_generator(generator, seed, rbm.weight.device), rbm.weight.device)
+    generator = as_generator(generator, seed, rbm.weight.device)
+    draws = distributed.draws(generator, rbm.weight.device)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -163,7 +164,8 @@ def train(
         held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, draws.own)
 
     def plan() -> Picture:
-        return {"machine": kind_of(rbm), **described(source, draws.order), **recipe.described()}
+        seen = {**described(source, generator), "validation": validation is not None}
+        return {"machine": kind_of(rbm), **seen, **recipe.described()}
 
     named = named_where_short(batch_size=batch_size, estimator=recipe.estimator or CD(1))
     with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(draws.order), named:
