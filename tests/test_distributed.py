@@ -296,9 +296,9 @@ def taught(seed):
     lesson = LESSONS[0]
     teacher, student = centred_teacher(*lesson), lesson_machine(*lesson[:2], 0.1, 99)
     v, p = visible_probabilities(teacher)
-    settings = {"epochs": 15, "weight_decay": 0.0, "momentum": 0.5, "progress": False, "seed": seed}
+    settings = {"epochs": 8, "weight_decay": 0.0, "momentum": 0.5, "progress": False, "seed": seed}
     x = draw(v, p, EXAMPLES)
-    train(student, x, learning_rate=lambda now: 0.5 * (1 - now / 15.01), estimator=PCD(100), **settings)
+    train(student, x, learning_rate=lambda now: 0.5 * (1 - now / 8.01), estimator=PCD(100), **settings)
     return kl_from(teacher, student)
 
 
