@@ -2,10 +2,12 @@
 
 One process and several, with one thread and one core each, take the same steps of CD-1 in turn, round by round. To the
 measured seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several
-take longer than one does with their share of the rows, α a message and β a byte between them. Summing gradients in a
-ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is then drawn for many
-devices of which each is as fast as one core here, joined as on this machine or by a network; it says nothing of what it
-was not fitted to, such as devices of other speeds.
+take longer than one does with their share of the rows, α a message and β a byte between them. What the same processes
+do without exchanging anything tells how much of that is the machine's, whose cores may slow each other down.
+
+Summing gradients in a ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is
+drawn for many devices of which each is as fast as one core here, joined as on this machine or by a network; it says
+nothing of what it was not fitted to, such as devices of other speeds.
 """
 
 import os
@@ -124,6 +126,7 @@ def measured(config: Config) -> Iterator[Row]:
                         "seconds": took,
                         "in_all": _speedup(alone, [times["in all", count] for times in rounds], 1),
                         "each": _speedup(alone, [times["each", count] for times in rounds], count),
+                        "apart": _speedup(alone, [times["apart", count] for times in rounds], 1),
                         "exchange": exchange / took if count > 1 else 0.0,
                     }
     finally:
@@ -132,11 +135,15 @@ def measured(config: Config) -> Iterator[Row]:
 
 
 def _timed(pools: Mapping[int, Processes], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
-    """Seconds of a step of so many rows in all, and of so many rows on each, by every number of processes in turn."""
+    """Seconds of a step by every number of processes in turn: of so many rows in all, of so many on each, and apart.
+
+    Apart, each has its share of the rows in all, and exchanges nothing.
+    """
     found = {}
     for many, pool in pools.items():
         found["in all", many] = max(pool(steps, hidden, batch, count))
         found["each", many] = max(pool(steps, hidden, batch * many, count)) if many > 1 else found["in all", 1]
+        found["apart", many] = max(pool(apart, hidden, batch // many, count)) if many > 1 else found["in all", 1]
     return found
 
 
@@ -150,8 +157,14 @@ def steps(hidden: int, batch: int, count: int) -> float:
     return seconds(_work(hidden, batch, count), torch.device("cpu")) / count
 
 
+def apart(hidden: int, batch: int, count: int) -> float:
+    """The same by a process that is alone beside others."""
+    with distributed.alone():
+        return seconds(_work(hidden, batch, count, apart=True), torch.device("cpu")) / count
+
+
 @cache
-def _work(hidden: int, batch: int, count: int) -> Any:
+def _work(hidden: int, batch: int, count: int, *, apart: bool = False) -> Any:
     x = torch.rand(batch * count, VISIBLE, generator=torch.Generator().manual_seed(0))
     return learning(x, RBM(VISIBLE, hidden, seed=0), CD(1), batch=batch)
 
@@ -236,7 +249,8 @@ def _weights(hidden: int) -> int:
 
 
 def _table(rows: Sequence[Row], cost: Cost) -> str:
-    head = ["hidden", "rows", "processes", "ms a step", "by the model", "exchanging", "× one, rows in all", "rows each"]
+    head = ["hidden", "rows", "processes", "ms a step", "by the model", "exchanging"]
+    head += ["× one, rows in all", "rows each", "without exchange"]
     cells = [
         [
             *(str(row[name]) for name in ("hidden", "batch", "processes")),
@@ -245,6 +259,7 @@ def _table(rows: Sequence[Row], cost: Cost) -> str:
             f"{row['exchange']:.0%}",
             f"{row['in_all']:.2f}",
             f"{row['each']:.2f}",
+            f"{row['apart']:.2f}",
         ]
         for row in rows
     ]
