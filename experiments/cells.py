@@ -247,6 +247,6 @@ def batch_size(rows: int) -> int:
     return min(max(rows // 50, 10), 100)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
     return datasets.load(data, root=root, labels=labels, seed=seed)
