@@ -9,7 +9,7 @@ test set is read once, by the networks so chosen. A run that leaves the finite n
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Cell:
         settings: the list to choose from.
         kept: how many of them are tried with all seeds.
         group: what tells it from a cell that differs in its list alone.
-        refit: where it has all labels, train the chosen networks once more, for all epochs, on the training and the
-            validation rows together, and read the test set with those.
+        refit: train networks in the way chosen by the cell that is the same without it once more, for all epochs, on
+            training and validation rows together, and read the test set with those.
     """
 
     study: Study
@@ -159,23 +159,23 @@ class Cell:
         """The lowest validation error of a run, in percent."""
         return float(min(self.run(setting, seed)["validation_errors"]))
 
-    def test_error(self, setting: str, seed: int, *, refit: bool) -> float:
-        """Of the network of the best epoch, or of one that learned from the validation rows too, in percent."""
-        network, split = self.network(setting, seed), self.split(seed)
-        path = self._path(setting, seed, "-refit" * refit).with_suffix(".pt")
-        if refit and not path.exists():
+    def test_error(self, setting: str, seed: int) -> float:
+        """Of the network of the best epoch, or where it is refitted of that, in percent."""
+        network, split, path = self.network(setting, seed), self.split(seed), self._path(setting, seed)
+        if self.refit and not path.exists():
             rows = Samples(*map(torch.cat, zip(split.train.labelled, split.validation, strict=True)))
-            self._fine_tuned(network, rows, None, setting, seed)
-            save(path, {"kind": "network", "state": network.cpu().state_dict()})
-        network.load_state_dict(load(path, kind="network")["state"])
+            history = self._fine_tuned(network, rows, None, setting, seed)
+            save(path.with_suffix(".pt"), {"kind": "network", "state": network.cpu().state_dict()})
+            write_json(path, {"seconds": history.last["seconds"]})
+        network.load_state_dict(load(path.with_suffix(".pt"), kind="network")["state"])
         return 100 * evaluate(network, *split.test).error
 
     def forget(self) -> None:
         """Delete the networks and records of all runs."""
         shutil.rmtree(self.out / "runs" / self.name)
 
-    def _path(self, setting: str, seed: int, suffix: str = "") -> Path:
-        return self.out / "runs" / self.name / f"{file_name(setting)}-{seed}{suffix}.json"
+    def _path(self, setting: str, seed: int) -> Path:
+        return self.out / "runs" / self.name / f"{file_name(setting)}-{seed}.json"
 
     def _fine_tuned(
         self, network: nn.Module, train: Samples, validation: Samples | None, setting: str, seed: int
@@ -196,10 +196,22 @@ class Cell:
 def arm_of(cell: Cell) -> Arm:
     """What a cell has come to: from its file where it is finished, else by tuning and then reading the test set."""
     if not cell.path.exists():
-        kept, tried = _searched(cell)
-        write_json(cell.path, _described(cell, kept[0]) | {"kept": kept, "tried": tried})
+        write_json(cell.path, _refitted(cell) if cell.refit else _tuned(cell))
         cell.forget()
     return read_json(cell.path)
+
+
+def _tuned(cell: Cell) -> Arm:
+    kept, tried = _searched(cell)
+    return _described(cell, kept[0]) | {"kept": kept, "tried": tried}
+
+
+def _refitted(cell: Cell) -> Arm:
+    """The arm of the cell without a refit, with the test errors of networks that saw the validation rows too."""
+    arm, split = arm_of(replace(cell, refit=False)), cell.split(0)
+    errors = [round(cell.test_error(arm["setting"], seed), 4) for seed in range(cell.study.seeds)]
+    rows = len(split.train.labelled.x) + len(split.validation.x)
+    return arm | {"labelled_rows": rows, "test_error": errors, "commit": environment()["commit"]}
 
 
 def _searched(cell: Cell) -> tuple[list[str], dict[str, list[float]]]:
@@ -214,16 +226,14 @@ def _searched(cell: Cell) -> tuple[list[str], dict[str, list[float]]]:
 def _described(cell: Cell, chosen: str) -> Arm:
     """An arm in the format of `compare`."""
     start, setting, seeds = KNOWN[cell.start], setting_of(chosen), range(cell.study.seeds)
-    train, validation = cell.split(0).train, cell.split(0).validation
-    rows = len(train.labelled.x)
-    refit = cell.refit and rows == len(train.x)
+    rows = len(cell.split(0).train.labelled.x)
     runs = [cell.run(chosen, seed) for seed in seeds]
     arm = {
         "start": start.label,
         "activation": start.activation,
         "architecture": cell.architecture,
         "labels": cell.labels or rows,
-        "labelled_rows": rows + len(validation.x) * refit,
+        "labelled_rows": rows,
         "commit": environment()["commit"],
         "setting": chosen,
         "learning_rate": setting.body,
@@ -232,7 +242,7 @@ def _described(cell: Cell, chosen: str) -> Arm:
         "dropout": setting.dropout,
         "weight_decay": setting.weight_decay,
         "batch_size": batch_size(rows),
-        "test_error": [round(cell.test_error(chosen, seed, refit=refit), 4) for seed in seeds],
+        "test_error": [round(cell.test_error(chosen, seed), 4) for seed in seeds],
         "validation_error": [cell.best(chosen, seed) for seed in seeds],
         "validation_curves": [run["validation_errors"] for run in runs],
         "seconds": [run["seconds"] for run in runs],

@@ -3,11 +3,11 @@
 Each cell, a start in an architecture with a number of labels, is tuned as `experiments.cells` says. With more labels
 than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit,
 networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
-for all epochs, and it is they who read the test set.
+for all epochs, and the test errors are theirs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,9 @@ def _cell(config: Config, out: Path, start: str, architecture: str, labels: int)
     if labels <= config.narrow:
         return Cell(config, out, start, architecture, labels, config.settings, config.kept)
     best_few = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"])
-    return Cell(config, out, start, architecture, labels, best_few, kept=1, refit=config.refit)
+    cell = Cell(config, out, start, architecture, labels, best_few, kept=1)
+    has_all = config.refit and bool((cell.split(0).train.y >= 0).all())
+    return replace(cell, refit=has_all)
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
