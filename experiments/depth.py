@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `depth.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/depth-{preset}")
-    claim(out, config, FREE)
+    claim(out, config, (*FREE, "depths"))
     width = str(config.width)
     config = replace(config, architectures=tuple("-".join([width] * depth) for depth in sorted(config.depths)))
     plan = [
