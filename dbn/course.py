@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
+from tqdm import tqdm
 
 from dbn import distributed
 from dbn.batches import Batch, Place, Source
@@ -80,6 +81,17 @@ class Course:
     def seconds(self) -> float:
         """Time spent on the run, also before it was taken up again."""
         return time.perf_counter() - self._started
+
+    def bar(self, epochs: int, progress: bool) -> "tqdm[Any]":
+        """A bar of all steps of so many epochs, at where the run is; of several processes one shows it."""
+        return tqdm(
+            total=None if self.source.steps is None else epochs * self.source.steps,
+            initial=self.step,
+            desc=self.name,
+            unit="step",
+            disable=not (progress and distributed.shows_progress()),
+            dynamic_ncols=True,
+        )
 
     def batches(self, place: Place | None = None) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from dbn import distributed
 from dbn.arguments import (
@@ -177,7 +176,6 @@ def finetune(
             **described(source, generator),
         }
 
-    total = None if source.steps is None else epochs * source.steps
     together = distributed.parallel(model, source.rows, source.batch_size)
     with (
         Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper,
@@ -190,15 +188,7 @@ def finetune(
         course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
-        bar = tqdm(
-            total=total,
-            initial=course.step,
-            desc=description,
-            unit="step",
-            disable=not (progress and distributed.shows_progress()),
-            dynamic_ncols=True,
-        )
-        with bar, named_where_short(batch_size=batch_size):
+        with course.bar(epochs, progress) as bar, named_where_short(batch_size=batch_size):
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
                 for inputs, labels, share in course.batches():

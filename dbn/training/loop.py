@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator
-from tqdm import tqdm
 
 from dbn import distributed
 from dbn.arguments import as_generator, check_instance, check_watching, choice, finite_number, flag, whole_number
@@ -261,15 +260,7 @@ def run(
         if callback is not None:
             callback(entry)
 
-    total = None if source.steps is None else recipe.epochs * source.steps
-    with tqdm(
-        total=total,
-        initial=course.step,
-        desc=description,
-        unit="step",
-        disable=not (progress and distributed.shows_progress()),
-        dynamic_ncols=True,
-    ) as bar:
+    with course.bar(recipe.epochs, progress) as bar:
         while course.epoch < recipe.epochs and not best.stopped:
             for v, _, share in course.batches(learner.place):
                 now, done = (
