@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -77,8 +78,9 @@ class Cell:
         settings: the list to choose from.
         kept: how many of them are tried with all seeds.
         group: what tells it from a cell that differs in its list alone.
-        refit: train networks in the way chosen by the cell that is the same without it once more, for all epochs, on
-            training and validation rows together, and read the test set with those.
+        refit: train networks in the way chosen by the cell that is the same without it once more, on training and
+            validation rows together, and read the test set with those. For so many epochs, or for those of the study
+            where the first seeds have lower validation errors by them.
     """
 
     study: Study
@@ -89,7 +91,7 @@ class Cell:
     settings: tuple[str, ...]
     kept: int
     group: str = ""
-    refit: bool = False
+    refit: int | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ class Cell:
             "all" if self.labels is None else str(self.labels),
             self.start,
             self.group,
-            "refit" * self.refit,
+            "" if self.refit is None else f"refit-{self.refit}",
         )
         return "_".join(filter(None, parts))
 
@@ -109,6 +111,10 @@ class Cell:
     @property
     def hidden(self) -> tuple[int, ...]:
         return tuple(map(int, self.architecture.split("-")))
+
+    @property
+    def epochs(self) -> int:
+        return self.refit or self.study.epochs
 
     def split(self, seed: int) -> DataSplit:
         return _split(self.study.data, self.study.root, self.labels, seed)
@@ -146,11 +152,11 @@ class Cell:
         if not path.exists():
             network, split = self.network(setting, seed), self.split(seed)
             try:
-                history = self._fine_tuned(network, split.train.labelled, split.validation, setting, seed)
+                history = self._fine_tuned(network, split.train.labelled, split.validation, setting, seed, self.epochs)
                 errors = [round(100 * error, 4) for error in history["validation_error"]]
                 record = {"validation_errors": errors, "seconds": history.last["seconds"]}
             except DivergenceError:
-                record = {"validation_errors": [100.0] * self.study.epochs, "seconds": 0.0}
+                record = {"validation_errors": [100.0] * self.epochs, "seconds": 0.0}
             save(path.with_suffix(".pt"), {"kind": "network", "state": network.cpu().state_dict()})
             write_json(path, record)
         return read_json(path)
@@ -160,32 +166,42 @@ class Cell:
         return float(min(self.run(setting, seed)["validation_errors"]))
 
     def test_error(self, setting: str, seed: int) -> float:
-        """Of the network of the best epoch, or where it is refitted of that, in percent."""
-        network, split, path = self.network(setting, seed), self.split(seed), self._path(setting, seed)
-        if self.refit and not path.exists():
+        """Of the network of the best epoch, in percent."""
+        self.run(setting, seed)
+        return self._read(self._path(setting, seed), setting, seed)
+
+    def refitted_error(self, setting: str, seed: int, epochs: int) -> float:
+        """Test error of a network that was trained on training and validation rows together, in percent."""
+        path = self._path(setting, seed, f"all-rows-{epochs}-")
+        if not path.exists():
+            network, split = self.network(setting, seed), self.split(seed)
             rows = Samples(*map(torch.cat, zip(split.train.labelled, split.validation, strict=True)))
-            history = self._fine_tuned(network, rows, None, setting, seed)
+            history = self._fine_tuned(network, rows, None, setting, seed, epochs)
             save(path.with_suffix(".pt"), {"kind": "network", "state": network.cpu().state_dict()})
             write_json(path, {"seconds": history.last["seconds"]})
+        return self._read(path, setting, seed)
+
+    def _read(self, path: Path, setting: str, seed: int) -> float:
+        network = self.network(setting, seed)
         network.load_state_dict(load(path.with_suffix(".pt"), kind="network")["state"])
-        return 100 * evaluate(network, *split.test).error
+        return 100 * evaluate(network, *self.split(seed).test).error
 
     def forget(self) -> None:
         """Delete the networks and records of all runs."""
         shutil.rmtree(self.out / "runs" / self.name)
 
-    def _path(self, setting: str, seed: int) -> Path:
-        return self.out / "runs" / self.name / f"{file_name(setting)}-{seed}.json"
+    def _path(self, setting: str, seed: int, kind: str = "") -> Path:
+        return self.out / "runs" / self.name / f"{kind}{file_name(setting)}-{seed}.json"
 
     def _fine_tuned(
-        self, network: nn.Module, train: Samples, validation: Samples | None, setting: str, seed: int
+        self, network: nn.Module, train: Samples, validation: Samples | None, setting: str, seed: int, epochs: int
     ) -> Any:
         return tuned(
             network,
             train,
             validation,
             setting_of(setting),
-            epochs=self.study.epochs,
+            epochs=epochs,
             batch_size=batch_size(len(train.x)),
             updates=self.study.updates,
             seed=seed,
@@ -196,7 +212,7 @@ class Cell:
 def arm_of(cell: Cell) -> Arm:
     """What a cell has come to: from its file where it is finished, else by tuning and then reading the test set."""
     if not cell.path.exists():
-        write_json(cell.path, _refitted(cell) if cell.refit else _tuned(cell))
+        write_json(cell.path, _tuned(cell) if cell.refit is None else _refitted(cell))
         cell.forget()
     return read_json(cell.path)
 
@@ -208,10 +224,27 @@ def _tuned(cell: Cell) -> Arm:
 
 def _refitted(cell: Cell) -> Arm:
     """The arm of the cell without a refit, with the test errors of networks that saw the validation rows too."""
-    arm, split = arm_of(replace(cell, refit=False)), cell.split(0)
-    errors = [round(cell.test_error(arm["setting"], seed), 4) for seed in range(cell.study.seeds)]
+    arm, split = arm_of(replace(cell, refit=None)), cell.split(0)
+    setting, seeds = arm["setting"], cell.study.seeds
+    epochs, validation = _refit_epochs(cell, arm)
     rows = len(split.train.labelled.x) + len(split.validation.x)
-    return arm | {"labelled_rows": rows, "test_error": errors, "commit": environment()["commit"]}
+    errors = [round(cell.refitted_error(setting, seed, epochs), 4) for seed in range(seeds)]
+    refitted = {"epochs": epochs, "validation_error": validation}
+    return arm | {
+        "labelled_rows": rows,
+        "test_error": errors,
+        "refit": refitted,
+        "commit": environment()["commit"],
+    }
+
+
+def _refit_epochs(cell: Cell, arm: Arm) -> tuple[int, dict[int, list[float]]]:
+    """The better of two numbers of epochs, and the first seeds' lowest validation errors by each that was looked at."""
+    first = min(cell.study.first, cell.study.seeds)
+    tried = {cell.study.epochs: arm["tried"][arm["setting"]][:first]}
+    if cell.epochs not in tried:
+        tried[cell.epochs] = [cell.best(arm["setting"], seed) for seed in range(first)]
+    return min(tried, key=lambda epochs: fmean(tried[epochs])), tried
 
 
 def _searched(cell: Cell) -> tuple[list[str], dict[str, list[float]]]:

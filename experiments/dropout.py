@@ -84,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/dropout-{preset}")
     claim(out, config, FREE)
+    refit = config.epochs if config.refit else None
     plan = [
-        (group, Cell(config, out, start, architecture, None, settings, config.kept, group.split()[0], config.refit))
+        (group, Cell(config, out, start, architecture, None, settings, config.kept, group.split()[0], refit))
         for architecture in config.architectures
         for group, settings in _grouped(config.settings).items()
         for start in config.starts

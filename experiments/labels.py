@@ -1,9 +1,9 @@
 """How much is pretraining worth, by number of labels? Test error of every start, each tuned alike.
 
 Each cell, a start in an architecture with a number of labels, is tuned as `experiments.cells` says. With more labels
-than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit,
+than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit N,
 networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
-for all epochs, and the test errors are theirs.
+and the test errors are theirs: for N epochs, or for --epochs where those are better on validation for the first seeds.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,13 @@ class Config(Study):
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     labels: tuple[int, ...] = option((100, 300, 1000, 3000, 10_000, 60_000), "numbers of labelled training rows")
     narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with so many")
-    refit: bool = option(False, "with all labels, train the chosen networks once more with the validation rows")
+    refit: int | None = option(None, "with all labels, train once more with the validation rows, for so many epochs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number(self.narrow, "narrow")
+        if self.refit is not None:
+            whole_number(self.refit, "refit")
         if not self.labels:
             raise ValueError("labels is empty: give at least one number")
 
@@ -70,7 +72,7 @@ PRESETS = {
         settings=("1e-3", "3e-3/1e-2", "1e-3 dropout 0.2/0.5 decay 1e-4"),
         first=1,
         narrow=50,
-        refit=True,
+        refit=3,
     ),
 }
 
@@ -100,8 +102,8 @@ def _cell(config: Config, out: Path, start: str, architecture: str, labels: int)
         return Cell(config, out, start, architecture, labels, config.settings, config.kept)
     best_few = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"])
     cell = Cell(config, out, start, architecture, labels, best_few, kept=1)
-    has_all = config.refit and bool((cell.split(0).train.y >= 0).all())
-    return replace(cell, refit=has_all)
+    has_all = bool((cell.split(0).train.y >= 0).all())
+    return replace(cell, refit=config.refit if has_all else None)
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:

@@ -78,8 +78,11 @@ def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels
     out, content = by_labels
     assert {arm["labelled_rows"] for arm in content["arms"]} == {50, 5000}
     names = {path.name for path in (out / "arms").iterdir()}
-    assert {"16_50_he.json", "16_4167_he_refit.json"} <= names
+    assert {"16_50_he.json", "16_4167_he_refit-3.json"} <= names
     assert not list((out / "runs").iterdir())
+    many = [arm for arm in content["arms"] if arm["labels"] == 4167]
+    assert all(arm["refit"]["epochs"] in (2, 3) for arm in many)
+    assert all(list(map(int, arm["refit"]["validation_error"])) == [2, 3] for arm in many)
 
 
 def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypatch):
