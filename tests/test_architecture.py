@@ -24,6 +24,7 @@ RANKS = {
     "course": {"keeper", "batches", "distributed", "history"},
     "scaling": set(),
     "memory": set(),
+    "recording": set(),
     "datasets": {"arguments"},
     "plots": set(),
     "schedules": {"arguments"},
@@ -34,7 +35,7 @@ RANKS = {
     "estimators": {"rbm", "units", "distributed", "arguments"},
     "training": {
         "rbm", "estimators", "batches", "schedules", "course", "keeper", "distributed", "memory", "history",
-        "arguments",
+        "recording", "arguments",
     },
     "likelihood": {"rbm", "units", "distributed", "memory", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
@@ -45,7 +46,8 @@ RANKS = {
         "greedy", "training", "mlp", "estimators", "rbm", "units", "schedules", "history", "checkpoint", "arguments",
     },
     "finetuning": {
-        "batches", "schedules", "course", "keeper", "distributed", "memory", "history", "scaling", "arguments",
+        "batches", "schedules", "course", "keeper", "distributed", "memory", "recording", "history", "scaling",
+        "arguments",
     },
 }  # fmt: skip
 

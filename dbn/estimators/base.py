@@ -20,6 +20,8 @@ class Estimator(nn.Module, ABC):
 
     #: Buffers that hold states of chains, and their dimension that counts chains.
     of_chains: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    #: Whether its part of a step can be recorded on a GPU: nothing of it is decided by numbers read back from there.
+    replayable: ClassVar[bool] = False
 
     def check(self, rbm: RBM) -> None:
         """Raise an error where this estimator cannot serve this machine; called before anything is changed."""

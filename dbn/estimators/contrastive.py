@@ -36,6 +36,8 @@ class CD(Estimator):
     Its gradient is biased: it follows no function's slope, and machines trained by it can be poor density models.
     """
 
+    replayable = True
+
     def __init__(self, steps: int = 1, *, sample_visible: bool = False, mean_field: bool = False) -> None:
         super().__init__()
         self.steps = whole_number(steps, "steps")

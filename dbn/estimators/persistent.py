@@ -19,6 +19,7 @@ class Persistent(Estimator):
 
     hidden: Tensor | None
     of_chains = MappingProxyType({"hidden": 0})
+    replayable = True
 
     def __init__(self, chains: int, steps: int, start: Literal["noise", "data"]) -> None:
         super().__init__()

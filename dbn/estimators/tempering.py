@@ -50,6 +50,7 @@ class ParallelTempering(Estimator):
     exchanges: Tensor
     done: Tensor
     of_chains = MappingProxyType({"visible": 1})
+    replayable = True
 
     def __init__(self, chains: int = 100, temperatures: int = 10, steps: int = 1) -> None:
         super().__init__()
@@ -112,8 +113,8 @@ class ParallelTempering(Estimator):
         below, above = slice(None, -1), slice(1, None)
         gain = g(low, above) + g(high, below) - g(low, below) - g(high, above)
         uniform = torch.rand(gain.shape, generator=generator, device=gain.device, dtype=gain.dtype)
-        exchange = uniform.log() < gain
-        exchange[1 - int(self.done) % 2 :: 2] = False
+        turn = torch.arange(len(gain), device=gain.device) % 2 == self.done % 2
+        exchange = (uniform.log() < gain) & turn[:, None]
         self._adapt(gain)
         other = v.clone()
         other[:-1] = torch.where(exchange[..., None], v[1:], v[:-1])
@@ -124,8 +125,8 @@ class ParallelTempering(Estimator):
         """Follow the rates of exchange, and widen the gaps between β whose rate is above the mean."""
         self.done += 1
         (rates,) = distributed.means(chains_here(self.chains)[1], gain.clamp(max=0).exp().mean(1))
-        self.exchanges.lerp_(rates, max(0.01, 1 / int(self.done)))
-        pull = 1 / (10 + int(self.done) / 10)
+        self.exchanges.lerp_(rates, (1 / self.done).clamp(min=0.01).to(rates.dtype))
+        pull = 1 / (10 + self.done / 10)
         gaps = self.betas.diff() * ((self.exchanges - self.exchanges.mean()) * pull).exp()
         self.betas[1:-1] = (gaps / gaps.sum()).cumsum(0)[:-1]
 

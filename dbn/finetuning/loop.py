@@ -27,17 +27,16 @@ from dbn.distributed import Shard
 from dbn.finetuning.evaluation import (
     ROWS_AT_ONCE,
     Loss,
-    check_labels,
     check_learns,
     check_loss,
     check_model,
     judge,
     like_of,
-    loss_of,
     open_labelled,
     pair,
     with_own_parameters,
 )
+from dbn.finetuning.steps import Optimiser, Steps, optimiser_factory, replayable
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
 from dbn.memory import named_where_short
@@ -57,7 +56,7 @@ def finetune(
     batch_size: int = 100,
     learning_rate: float | Schedule = 1e-3,
     head_learning_rate: float | Schedule | None = None,
-    optimiser: str | Callable[..., Optimizer] = "adam",
+    optimiser: Optimiser = "adam",
     weight_decay: float = 0.0,
     max_norm: float | None = None,
     validation: Any = None,
@@ -145,7 +144,7 @@ def finetune(
     target = _device_of(model) if device is None else choose_device(device)
     generator = as_generator(generator, seed, target)
     draws = distributed.draws(generator, target)
-    build = _optimiser_factory(optimiser)
+    optimiser_factory(optimiser, recorded=False)
     whole_number(batch_size, "batch_size")
     model.to(target)
     source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
@@ -155,7 +154,8 @@ def finetune(
         None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
     )
 
-    optimizer = build(groups, lr=rates[0](0.0))
+    recorded = replayable(model, optimiser, loss, source, target)
+    optimizer = optimiser_factory(optimiser, recorded=recorded)(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
     best, tally = _Best(model), _Tally(target)
     parts: dict[str, Part] = {"model": Whole(model), "optimiser": _Optimiser(optimizer), "best": best, "tally": tally}
@@ -188,22 +188,14 @@ def finetune(
         course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
+        step = Steps(network, optimizer, rates, loss, bound, source, recorded=recorded)
         with course.bar(epochs, progress) as bar, named_where_short(batch_size=batch_size):
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
                 for inputs, labels, share in course.batches():
                     now = course.epoch + (course.place / source.steps if source.steps else 0.0)
-                    _set_rates(optimizer, rates, now, course.share)
-                    outputs = network(inputs)
-                    if not source.fixed and labels is not None:
-                        check_labels(labels, outputs, "x")
-                    value = loss_of(outputs, labels, loss)
-                    optimizer.zero_grad()
-                    torch.autograd.backward(distributed.weighed(value, share))
-                    optimizer.step()
-                    if bound is not None:
-                        _bound_norms(model, bound)
-                    tally.add(value.detach(), len(inputs) if share else 0)
+                    value = step(inputs, labels, share, now, course.share)
+                    tally.add(value, len(inputs) if share else 0)
                     if not course.stepped():
                         break
                     bar.update()
@@ -328,27 +320,6 @@ def _parameter_groups(model: nn.Module, weight_decay: float, parted: bool) -> li
             key = (int(id(parameter) in head) if parted else 0, weight_decay if parameter.dim() > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
     return [{"params": found, "rate": key[0], "weight_decay": key[1]} for key, found in groups.items()]
-
-
-def _optimiser_factory(optimiser: str | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    if callable(optimiser):
-        return optimiser
-    if choice(optimiser, ("adam", "sgd"), "optimiser") == "adam":
-        return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True)
-    return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
-
-
-def _set_rates(optimizer: Optimizer, rates: list[Schedule], epoch: float, share: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = share * rates[group["rate"]](epoch)
-
-
-@torch.no_grad()
-def _bound_norms(model: nn.Module, largest: float) -> None:
-    """Shrink what leads into a unit, a row of a weight, to a Euclidean norm of at most this."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1 and parameter.requires_grad:
-            parameter.renorm_(2, 0, largest)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -21,6 +21,7 @@ from dbn.rbm import RBM, Offsets
 from dbn.schedules import Schedule, as_schedule, switch
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
 from dbn.training.step import Learner, Penalties
+from dbn.training.steps import Steps, replayable
 from dbn.training.watching import Average, Best, EarlyStopping, Monitor
 
 #: Hinton's momentum: 0.5, and 0.9 from the sixth epoch.
@@ -239,7 +240,9 @@ def run(
         initialise_visible_bias(rbm, source)
     distributed.take_from_main(rbm.state_dict().values())
     estimator.prepare(rbm, draws.own)
-    learner = Learner(rbm, estimator, draws.own, _centre(rbm, source, recipe.centring), recipe)
+    centre = _centre(rbm, source, recipe.centring)
+    learner = Learner(rbm, estimator, draws.own, centre, recipe, apart=replayable(rbm, estimator))
+    step = Steps(learner, min(source.batch_size, source.rows or source.batch_size), recipe.weight_decay)
     average, best = Average(rbm), Best(rbm, recipe.stopping)
     parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
     course = Course(parts, monitor.fault, draws, source, keeper, description, recipe.on_divergence)
@@ -267,7 +270,7 @@ def run(
                     course.epoch + (at / source.steps if source.steps else 0.0)
                     for at in (course.place, course.place + 1)
                 )
-                learner.step(v, course.share * rate(now), momentum(now), recipe.weight_decay, share)
+                step(v, course.share * rate(now), momentum(now), share)
                 if not course.stepped():
                     break
                 bar.update()

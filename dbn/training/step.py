@@ -14,6 +14,8 @@ from dbn.distributed import Shard
 from dbn.estimators import Estimator
 from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
 
+Rate = float | Tensor
+
 _MEMORY = 0.1  # rate of the moving mean of the hidden units' activity
 
 
@@ -46,6 +48,8 @@ class Learner:
         generator: draws all samples; of several processes, each has its own.
         centre: moving means that the gradient is centred at, and their rate; None for the plain gradient.
         penalties: what holds weights and activities back.
+        apart: keep the gradient apart from the increments, as clipping does in any case: rates may then be tensors
+            without dimensions, which a recorded step reads anew at every replay.
     """
 
     def __init__(
@@ -55,13 +59,15 @@ class Learner:
         generator: Generator | None,
         centre: tuple[Offsets, float] | None = None,
         penalties: Penalties | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         self.rbm, self.estimator, self.generator = rbm, estimator, generator
         self.centre, self.penalties = centre, penalties or Penalties()
         self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
         self.flat, self.increments = _in_one_piece(self.parameters, rbm.weight)
-        self.gradient: dict[str, Tensor] = {}  # apart from the increments only where it is to be clipped first
-        if self.penalties.clip is not None:
+        self.gradient: dict[str, Tensor] = {}
+        if apart or self.penalties.clip is not None:
             self.flat_gradient, self.gradient = _in_one_piece(self.parameters, rbm.weight)
         self.activity: Tensor | None = None
         self.contrast = lru_cache(maxsize=4)(self._contrast)
@@ -71,19 +77,24 @@ class Learner:
         return self.contrast(rows).above.visible
 
     @torch.no_grad()
-    def step(self, v: Tensor, learning_rate: float, momentum: float, weight_decay: float, share: float = 1.0) -> None:
+    def step(self, v: Tensor, learning_rate: Rate, momentum: Rate, weight_decay: float, share: float = 1.0) -> None:
         """Learn from visible rows v (n, V), wherever they are, which are such a share of a batch."""
         contrast = self.contrast(len(v))
         positive = self.rbm.phase(v, room=contrast.above)._replace(share=share)
         negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
         pull = self._followed(positive)
-        self._add_gradient(positive, negative, contrast, learning_rate, momentum)
-        if pull is not None:
-            self._add_outer(*pull, -learning_rate * self.penalties.sparsity_cost)
-        if "weight" in self.increments:
-            self.increments["weight"].add_(self.rbm.weight, alpha=-learning_rate * weight_decay)
-            if self.penalties.l1:
-                self.increments["weight"].add_(self.rbm.weight.sign(), alpha=-learning_rate * self.penalties.l1)
+        offsets = None if self.centre is None else self.centre[0]
+        if self.gradient:
+            add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
+            self._clip(distributed.add_up(self.flat_gradient))
+            self._restrain(self.gradient, pull, 1.0, weight_decay)
+            self.flat.mul_(momentum).add_(self.flat_gradient.mul_(learning_rate))
+        else:
+            # The increments of before are the same on all processes, each of which adds its share of them.
+            rate, kept = float(learning_rate), float(momentum) / distributed.world_size()
+            add_gradient(self.rbm, self.increments, positive, negative, contrast, rate, kept, offsets)
+            distributed.add_up(self.flat)
+            self._restrain(self.increments, pull, rate, weight_decay)
         for name, parameter in self.parameters.items():
             parameter.add_(self.increments[name])
         if self.penalties.max_norm is not None and "weight" in self.parameters:
@@ -116,20 +127,24 @@ class Learner:
         self.estimator.load_state_dict(estimator, strict=False)
         self.estimator.to(like.device)
 
-    def _add_gradient(
-        self, positive: Phase, negative: Phase, contrast: Contrast, learning_rate: float, momentum: float
+    def _clip(self, gradient: Tensor) -> None:
+        if self.penalties.clip is not None:
+            gradient.mul_((float(self.penalties.clip) / gradient.norm()).clamp(max=1))
+
+    def _restrain(
+        self, slopes: dict[str, Tensor], pull: tuple[Tensor, Tensor] | None, rate: float, weight_decay: float
     ) -> None:
-        offsets = None if self.centre is None else self.centre[0]
-        if self.gradient:
-            add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
-            norm = distributed.add_up(self.flat_gradient).norm()
-            scale = (float(self.penalties.clip or 0) / norm).clamp(max=1)
-            self.flat.mul_(momentum).add_(self.flat_gradient.mul_(scale), alpha=learning_rate)
-            return
-        # The increments of before are the same on all processes, each of which adds its share of them.
-        kept = momentum / distributed.world_size()
-        add_gradient(self.rbm, self.increments, positive, negative, contrast, learning_rate, kept, offsets)
-        distributed.add_up(self.flat)
+        """Add the slopes of all penalties, times a rate."""
+        if pull is not None:
+            v, h = pull
+            if "weight" in slopes:
+                slopes["weight"].addr_(v, h, alpha=-rate * self.penalties.sparsity_cost)
+            if "hidden_bias" in slopes:
+                slopes["hidden_bias"].add_(h, alpha=-rate * self.penalties.sparsity_cost)
+        if "weight" in slopes:
+            slopes["weight"].add_(self.rbm.weight, alpha=-rate * weight_decay)
+            if self.penalties.l1:
+                slopes["weight"].add_(self.rbm.weight.sign(), alpha=-rate * self.penalties.l1)
 
     def _followed(self, positive: Phase) -> tuple[Tensor, Tensor] | None:
         """Move the offsets and the mean activity towards a batch's means; return what sparsity pulls at.
@@ -148,12 +163,6 @@ class Learner:
             return None
         self.activity = h if self.activity is None else self.activity.lerp_(h, _MEMORY)
         return v, self.activity - target
-
-    def _add_outer(self, v: Tensor, h: Tensor, scale: float) -> None:
-        if "weight" in self.increments:
-            self.increments["weight"].addr_(v, h, alpha=scale)
-        if "hidden_bias" in self.increments:
-            self.increments["hidden_bias"].add_(h, alpha=scale)
 
     def _contrast(self, rows: int) -> Contrast:
         return Contrast(self.rbm, rows, self.estimator.rows(rows))

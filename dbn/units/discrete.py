@@ -29,6 +29,7 @@ class Bernoulli(Unit):
     """
 
     support = (0.0, 1.0)
+    replayable = True
 
     def log_partition(self, field: Tensor) -> Tensor:
         return _summed_softplus(field)
@@ -79,6 +80,7 @@ class Spin(Unit):
     """
 
     support = (-1.0, 1.0)
+    replayable = True
 
     def log_partition(self, field: Tensor) -> Tensor:
         return torch.logaddexp(field, -field).sum(-1)
@@ -137,6 +139,7 @@ class Categorical(Unit):
     """
 
     support = (0.0, 1.0)
+    replayable = True
 
     def __init__(self, size: int, classes: int | None = None) -> None:
         super().__init__(size)
@@ -170,8 +173,8 @@ class Categorical(Unit):
         cumulative = self._grouped(mean).cumsum(-1)
         # Scaling by the last sum, not by 1, keeps a rounded total from choosing a column that does not exist.
         threshold = torch.empty_like(cumulative[..., :1]).uniform_(generator=generator) * cumulative[..., -1:]
-        chosen = (cumulative <= threshold).sum(-1).clamp_(max=self.classes - 1)
-        return written(functional.one_hot(chosen, self.classes).to(mean.dtype).flatten(-2), out)
+        chosen = (cumulative <= threshold).sum(-1, keepdim=True).clamp_(max=self.classes - 1)
+        return written(torch.zeros_like(cumulative).scatter_(-1, chosen, 1).flatten(-2), out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=_BORDER).log()

@@ -33,6 +33,7 @@ class Gaussian(Unit):
     """
 
     suggested_learning_rate = 0.003
+    replayable = True
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__(size)

@@ -37,6 +37,7 @@ class Joint(Unit):
         super().__init__(sum(part.size for part in parts))
         self.parts = nn.ModuleList(parts)
         self.has_energy = all(part.has_energy for part in parts)
+        self.replayable = all(part.replayable for part in parts)
         self.support = (min(part.support[0] for part in parts), max(part.support[1] for part in parts))
         self.suggested_learning_rate = min(part.suggested_learning_rate for part in parts)
 

@@ -95,6 +95,7 @@ class NoisyReLU(Unit):
 
     has_energy = False
     support = (0.0, float("inf"))
+    replayable = True
     suggested_learning_rate = 0.01
 
     def log_partition(self, field: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""Steps of supervised training as the device does them best: on a GPU, full batches by one launch each."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dbn import distributed
+from dbn.arguments import choice
+from dbn.batches import Source
+from dbn.finetuning.evaluation import Loss, check_labels, loss_of
+from dbn.recording import Replay, recordable
+from dbn.schedules import Schedule
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+Optimiser = str | Callable[..., Optimizer]
+
+
+def replayable(model: nn.Module, optimiser: Optimiser, loss: Loss | None, source: Source, device: torch.device) -> bool:
+    """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
+    known = not callable(optimiser) and loss is None and source.fixed
+    own = all(
+        type(module).__module__.startswith(("torch.nn.", "dbn.")) and not any(getattr(module, name) for name in _HOOKS)
+        for module in model.modules()
+    )
+    return recordable(device) and distributed.world_size() == 1 and known and own
+
+
+def optimiser_factory(optimiser: Optimiser, *, recorded: bool) -> Callable[..., Optimizer]:
+    """What builds an optimiser from parameter groups and a rate; one that is to be recorded keeps all on the device."""
+    if callable(optimiser):
+        return optimiser
+    if choice(optimiser, ("adam", "sgd"), "optimiser") == "adam":
+        return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True, capturable=recorded)
+    return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
+
+
+class Steps:
+    """The steps of supervised training: those of full batches replayed, where that can be, others as they are.
+
+    Args:
+        network: the model, or what adds its gradients up over processes.
+        optimizer: with the place in `rates` of each group's rate.
+        rates: learning rates by the epoch.
+        loss: of outputs and labels; None for the usual one.
+        largest: Euclidean norm that what leads into a unit is bound to, or None.
+        source: where the rows come from.
+        recorded: whether to record.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        rates: list[Schedule],
+        loss: Loss | None,
+        largest: float | None,
+        source: Source,
+        *,
+        recorded: bool,
+    ) -> None:
+        self.network, self.optimizer, self.rates, self.loss, self.largest = network, optimizer, rates, loss, largest
+        self.checked = source.fixed
+        self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        self.rows = min(source.batch_size, source.rows or source.batch_size) if recorded else None
+        self.now = [float("nan") for _ in rates]
+        device = self.parameters[0].device
+        self.learning_rates = torch.zeros(len(rates), dtype=torch.float32, device=device).unbind()  # as Adam reads them
+        self.replay = Replay(self._full, self._state, None, device)
+        self.held: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, inputs: Tensor, labels: Tensor | None, share: float, epoch: float, of_rate: float) -> Tensor:
+        """Learn from labelled rows, which are such a share of a batch, by a part of the rates of that epoch."""
+        self._set([of_rate * rate(epoch) for rate in self.rates])
+        if labels is None or len(inputs) != self.rows:
+            return self._step(inputs, labels, share)
+        if self.held is None:
+            self.held = inputs.clone(), labels.clone(), inputs.new_zeros(())
+        for buffer, value in zip(self.held[:2], (inputs, labels), strict=True):
+            buffer.copy_(value)
+        self.replay()
+        return self.held[2].clone()
+
+    def _set(self, now: list[float]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = now[group["rate"]] if self.rows is None else self.learning_rates[group["rate"]]
+        if self.rows is not None and now != self.now:
+            for tensor, value in zip(self.learning_rates, now, strict=True):
+                tensor.fill_(value)
+            self.now = now
+
+    def _step(self, inputs: Tensor, labels: Tensor | None, share: float = 1.0) -> Tensor:
+        outputs = self.network(inputs)
+        if not self.checked and labels is not None:
+            check_labels(labels, outputs, "x")
+        value = loss_of(outputs, labels, self.loss)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(distributed.weighed(value, share))
+        self.optimizer.step()
+        if self.largest is not None:
+            _bound_norms(self.parameters, self.largest)
+        return value.detach()
+
+    def _full(self) -> None:
+        assert self.held is not None
+        inputs, labels, loss = self.held
+        loss.copy_(self._step(inputs, labels))
+
+    def _state(self) -> list[Tensor]:
+        assert self.held is not None
+        return [*self.parameters, *self.network.buffers(), *self._moments(), *self.held]
+
+    def _moments(self) -> Iterator[Tensor]:
+        for values in self.optimizer.state.values():
+            yield from (value for value in values.values() if isinstance(value, Tensor))
+
+
+@torch.no_grad()
+def _bound_norms(parameters: list[Any], largest: float) -> None:
+    """Shrink what leads into a unit, a row of a weight, to a Euclidean norm of at most this."""
+    for parameter in parameters:
+        if parameter.dim() > 1:
+            parameter.renorm_(2, 0, largest)
