@@ -37,7 +37,7 @@ RANKS = {
         "rbm", "estimators", "batches", "schedules", "course", "keeper", "distributed", "memory", "history",
         "recording", "arguments",
     },
-    "likelihood": {"rbm", "units", "distributed", "memory", "arguments", "history"},
+    "likelihood": {"rbm", "units", "distributed", "memory", "recording", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},
     "greedy": {
         "training", "estimators", "rbm", "batches", "course", "keeper", "distributed", "memory", "history", "arguments",

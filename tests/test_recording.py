@@ -7,7 +7,8 @@ from torch import nn
 import dbn.finetuning.steps
 import dbn.recording
 import dbn.training.steps
-from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, finetune, initialise, train
+from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, ais, finetune, initialise, reverse_ais, train
+from dbn.likelihood import annealing
 from dbn.recording import Replay
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
 from tests import recorder
@@ -49,7 +50,7 @@ def recording(monkeypatch):
         original(tape)
 
     def turn_on():
-        for module in (dbn.training.steps, dbn.finetuning.steps):
+        for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
             monkeypatch.setattr(module, "recordable", lambda device: True)
         monkeypatch.setattr(dbn.recording, "record", recorder.record)
         monkeypatch.setattr(recorder.Tape, "replay", replay)
@@ -142,6 +143,21 @@ def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
     same(model, plain, within=1e-6)  # the rates on the device are in single precision
     assert other["loss"] == pytest.approx(history["loss"], abs=1e-6)
     assert len(replays) == FULL
+
+
+@pytest.mark.parametrize("base", ["visible_bias", "zeros"])
+@pytest.mark.parametrize("name", ["bernoulli", "groups", "joint"])
+def test_replayed_annealing_is_plain_annealing(name, base, recording):
+    rbm = RBM(*LAYERS[name](), weight_scale=0.3, seed=0).double()
+    with torch.no_grad():
+        rbm.visible_bias.normal_(0, 0.3, generator=generator())
+    options = {"chains": 30, "temperatures": 20, "base": base, "progress": False, "seed": 0}
+    samples, plain = rows_of(rbm.visible), ais(rbm, **options)
+    downwards = reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0)
+    replays = recording()
+    assert ais(rbm, **options).value == pytest.approx(plain.value, abs=1e-9)
+    assert len(replays) == 17
+    assert reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0).value == pytest.approx(downwards.value)
 
 
 class Ours(nn.Linear):

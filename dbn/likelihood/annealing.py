@@ -14,6 +14,7 @@ from dbn import distributed
 from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
 from dbn.memory import named_where_short
 from dbn.rbm import RBM
+from dbn.recording import Replay, recordable
 
 _BUFFERS = 4  # of each layer's width, that a chain takes
 
@@ -180,22 +181,50 @@ def _annealed(
     description: str,
 ) -> Tensor:
     """Log weights (n,) of chains that pass from the first β to the last; v (n, V) is their state, written over."""
-    slope = rbm.visible_bias - biases
-    moves = bool(slope.any())
-    field = v.new_empty(len(v), rbm.hidden.size)
-    log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-    pairs = list(pairwise(betas))
+    passage = _Passage(rbm, v, biases, betas, generator)
     hidden = not (progress and distributed.shows_progress())
-    for beta, following in tqdm(pairs, desc=description, unit="β", disable=hidden, dynamic_ncols=True):
-        torch.addmm(rbm.hidden_bias, v, rbm.weight, out=field)
-        if moves:
-            log_weights += (following - beta) * (v @ slope)
-        log_weights -= rbm.hidden.log_partition(beta * field)
-        log_weights += rbm.hidden.log_partition(field.mul_(following))
-        h = rbm.hidden.sample(field, generator=generator, out=field)
-        torch.addmm(biases + following * slope, h, rbm.weight.t(), alpha=following, out=v)
-        v = rbm.visible.sample(v, generator=generator, out=v)
-    return log_weights
+    for place in tqdm(range(len(betas) - 1), desc=description, unit="β", disable=hidden, dynamic_ncols=True):
+        passage.step(place)
+    return passage.log_weights
+
+
+class _Passage:
+    """Chains on their way from one β to another, and their log weights so far; on a GPU a β is one launch."""
+
+    def __init__(self, rbm: RBM, v: Tensor, biases: Tensor, betas: list[float], generator: Generator | None) -> None:
+        self.rbm, self.v, self.biases, self.generator = rbm, v, biases, generator
+        self.slope = rbm.visible_bias - biases
+        self.moves = bool(self.slope.any())
+        self.field = v.new_empty(len(v), rbm.hidden.size)
+        self.log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        self.rungs = torch.tensor(list(pairwise(betas)), dtype=torch.float64)
+        self.replay: Replay | None = None
+        if recordable(v.device) and rbm.visible.replayable and rbm.hidden.replayable:
+            self.rungs = self.rungs.to(v.device)
+            self.rung = torch.zeros_like(self.rungs[0])
+            self.replay = Replay(self._recorded, lambda: [self.v, self.log_weights], generator, v.device)
+
+    def step(self, place: int) -> None:
+        """Pass on to the β after that in this place."""
+        if self.replay is None:
+            self._pass(*self.rungs[place].tolist())
+            return
+        self.rung.copy_(self.rungs[place])
+        self.replay()
+
+    def _recorded(self) -> None:
+        beta, following = self.rung.unbind()
+        self._pass(beta, following)
+
+    def _pass(self, beta: float | Tensor, following: float | Tensor) -> None:
+        torch.addmm(self.rbm.hidden_bias, self.v, self.rbm.weight, out=self.field)
+        if self.moves:
+            self.log_weights += (following - beta) * (self.v @ self.slope)
+        self.log_weights -= self.rbm.hidden.log_partition(beta * self.field)
+        self.log_weights += self.rbm.hidden.log_partition(self.field.mul_(following))
+        h = self.rbm.hidden.sample(self.field, generator=self.generator, out=self.field).mul_(following)
+        field = torch.addmm(self.biases + following * self.slope, h, self.rbm.weight.t(), out=self.v)
+        self.rbm.visible.sample(field, generator=self.generator, out=self.v)
 
 
 def _log_partition_of_base(rbm: RBM, biases: Tensor) -> float:
