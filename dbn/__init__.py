@@ -18,6 +18,7 @@ from dbn.likelihood import (
     reverse_ais,
     score_by_ais,
 )
+from dbn.products import matrix_products
 from dbn.rbm import RBM
 from dbn.training import EarlyStopping, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
@@ -55,6 +56,7 @@ __all__ = [
     "initialise",
     "log_likelihood",
     "lower_bound",
+    "matrix_products",
     "predict",
     "pseudo_log_likelihood",
     "reverse_ais",

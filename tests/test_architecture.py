@@ -25,6 +25,7 @@ RANKS = {
     "scaling": set(),
     "memory": set(),
     "recording": set(),
+    "products": {"arguments"},
     "datasets": {"arguments"},
     "plots": set(),
     "schedules": {"arguments"},
