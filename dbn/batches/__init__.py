@@ -5,6 +5,7 @@ from dbn.batches.memory import MemmapSource, TensorSource
 from dbn.batches.opening import open_source
 from dbn.batches.reader import Check, Reader
 from dbn.batches.source import Batch, MappedSource, Place, Source
+from dbn.batches.streaming import StreamedSource
 
 __all__ = [
     "Batch",
@@ -16,6 +17,7 @@ __all__ = [
     "Place",
     "Reader",
     "Source",
+    "StreamedSource",
     "TensorSource",
     "open_source",
 ]

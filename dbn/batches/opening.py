@@ -11,6 +11,7 @@ from dbn.batches.loaders import DatasetSource, LoaderSource, length_of
 from dbn.batches.memory import MemmapSource, TensorSource
 from dbn.batches.reader import Check, Reader
 from dbn.batches.source import Source
+from dbn.batches.streaming import StreamedSource, fits
 
 
 def open_source(
@@ -24,6 +25,8 @@ def open_source(
     flatten: bool = True,
 ) -> Source:
     """Whatever holds the rows, as a Source that yields minibatches on the device and in the dtype of `like`.
+
+    A tensor is moved to the device once, in its own dtype, where it fits; otherwise its batches are sent one by one.
 
     Args:
         data: a tensor or array (n, …), a memory map, a Dataset or a DataLoader. Values in memory are checked here, all
@@ -56,7 +59,8 @@ def open_source(
         x = as_tensor(data, name).detach()
         _refuse_empty(x.numel(), name)
         x = reader.checked(x)
-        return TensorSource(x, _labels(labels, len(x), name), batch_size=batch_size, like=like)
+        kind = TensorSource if fits(x, like.device) else StreamedSource
+        return kind(x, _labels(labels, len(x), name), batch_size=batch_size, like=like)
     if not isinstance(data, DataLoader | Dataset):
         raise TypeError(
             f"{name} is a {type(data).__name__}: give a tensor, a NumPy array or memmap, a Dataset or a DataLoader"

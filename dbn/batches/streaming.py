@@ -1,0 +1,55 @@
+"""Rows of a tensor that are too many for the device: they stay where they are, and batches are sent one by one."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from dbn import distributed
+from dbn.batches.source import Batch, Place, Source, evenly
+
+_PART = 0.7  # of a GPU's free memory that rows may take
+
+
+def fits(x: Tensor, device: torch.device) -> bool:
+    """Whether rows find room on a device, and leave some."""
+    if device.type != "cuda" or x.device == device:
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return x.numel() * x.element_size() <= _PART * free
+
+
+class StreamedSource(Source):
+    """Rows that are gathered in memory which a GPU reads by itself, and sent while it still learns from those before.
+
+    The order is that of a `TensorSource` with the same generator.
+    """
+
+    fixed = True
+
+    def __init__(self, x: Tensor, y: Tensor | None, *, batch_size: int, like: Tensor) -> None:
+        self.x, self.y, self.like, self.batch_size = x, y, like, batch_size
+        self.rows, self.width = x.shape[:2]
+
+    def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(len(self.x), generator=generator, device=self.like.device).to(self.x.device)
+        parts = map(distributed.rows_of, torch.split(order, self.batch_size)[skip:])
+        return (self._batch(chosen)._replace(share=share) for chosen, share in parts)
+
+    def in_order(self) -> Iterator[Batch]:
+        for chosen in torch.split(torch.arange(len(self.x), device=self.x.device), self.batch_size):
+            yield self._batch(chosen)
+
+    def subset(self, count: int) -> Tensor:
+        return self._batch(evenly(len(self.x), count).to(self.x.device)).x
+
+    def _batch(self, chosen: Tensor) -> Batch:
+        return Batch(
+            self._sent(self.x, chosen).to(self.like.dtype), None if self.y is None else self._sent(self.y, chosen)
+        )
+
+    def _sent(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Some rows on the device. Torch keeps pinned memory from being used again until they have been read."""
+        pinned = self.like.device.type == "cuda" and values.device.type == "cpu"
+        room = torch.empty(len(chosen), *values.shape[1:], dtype=values.dtype, device=values.device, pin_memory=pinned)
+        return torch.index_select(values, 0, chosen, out=room).to(self.like.device, non_blocking=True)
