@@ -59,11 +59,10 @@ class Config(Study):
 PRESETS = {
     "whole": Config(),
     "cpu": Config(
-        architectures=("500-500",),
         starts=("dbn", "he"),
-        pretrain_epochs=20,
-        epochs=25,
-        settings=("1e-3", "1e-3/1e-2 decay 1e-4", f"3e-3 {_DROPOUT}", f"3e-3 {_DROPOUT} norm 4"),
+        pretrain_epochs=12,
+        epochs=20,
+        settings=("1e-3/1e-2 decay 1e-4", f"1e-3 {_DROPOUT}", f"3e-3 {_DROPOUT}"),
         refit=False,
     ),
     "tiny": Config(
