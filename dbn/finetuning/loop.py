@@ -144,7 +144,7 @@ def finetune(
     target = _device_of(model) if device is None else choose_device(device)
     generator = as_generator(generator, seed, target)
     draws = distributed.draws(generator, target)
-    optimiser_factory(optimiser, recorded=False)
+    build = optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
     source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
@@ -155,7 +155,7 @@ def finetune(
     )
 
     recorded = replayable(model, optimiser, loss, source, target)
-    optimizer = optimiser_factory(optimiser, recorded=recorded)(groups, lr=rates[0](0.0))
+    optimizer = build(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
     best, tally = _Best(model), _Tally(target)
     parts: dict[str, Part] = {"model": Whole(model), "optimiser": _Optimiser(optimizer), "best": best, "tally": tally}

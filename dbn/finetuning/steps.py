@@ -29,12 +29,12 @@ def replayable(model: nn.Module, optimiser: Optimiser, loss: Loss | None, source
     return recordable(device) and distributed.world_size() == 1 and known and own
 
 
-def optimiser_factory(optimiser: Optimiser, *, recorded: bool) -> Callable[..., Optimizer]:
-    """What builds an optimiser from parameter groups and a rate; one that is to be recorded keeps all on the device."""
+def optimiser_factory(optimiser: Optimiser) -> Callable[..., Optimizer]:
+    """What builds an optimiser from parameter groups and a rate; ours keep all that they carry on the device."""
     if callable(optimiser):
         return optimiser
     if choice(optimiser, ("adam", "sgd"), "optimiser") == "adam":
-        return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True, capturable=recorded)
+        return lambda groups, lr: torch.optim.Adam(groups, lr=lr, fused=True)
     return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
 
 
@@ -107,6 +107,10 @@ class Steps:
     def _full(self) -> None:
         assert self.held is not None
         inputs, labels, loss = self.held
+        recording = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
+        for group in self.optimizer.param_groups:
+            if "capturable" in group:  # Adam warns of it in plain steps, and refuses to be recorded without
+                group["capturable"] = recording
         loss.copy_(self._step(inputs, labels))
 
     def _state(self) -> list[Tensor]:
