@@ -127,10 +127,11 @@ def network():
     "options",
     [
         {},
+        {"optimiser": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True), "weight_decay": 0.1},
         {"optimiser": "sgd", "max_norm": 1.0, "weight_decay": 1e-3, "head_learning_rate": lambda epoch: 0.1},
         {"learning_rate": lambda epoch: 0.01 / (1 + epoch), "head_learning_rate": 0.01, "validation": (X, Y)},
     ],
-    ids=["adam", "sgd", "schedules"],
+    ids=["adam", "adamw", "sgd", "schedules"],
 )
 def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
     def tuned():

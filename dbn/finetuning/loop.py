@@ -154,7 +154,6 @@ def finetune(
         None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
     )
 
-    recorded = replayable(model, optimiser, loss, source, target)
     optimizer = build(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
     best, tally = _Best(model), _Tally(target)
@@ -188,6 +187,7 @@ def finetune(
         course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
+        recorded = replayable(model, optimizer, loss, source)
         step = Steps(network, optimizer, rates, loss, bound, source, recorded=recorded)
         with course.bar(epochs, progress) as bar, named_where_short(batch_size=batch_size):
             while course.epoch < epochs and best.waited < limit and not course.done:

@@ -10,23 +10,26 @@ from torch.optim import Optimizer
 from dbn import distributed
 from dbn.arguments import choice
 from dbn.batches import Source
-from dbn.finetuning.evaluation import Loss, check_labels, loss_of
+from dbn.finetuning.evaluation import Loss, check_labels, like_of, loss_of
 from dbn.recording import Replay, recordable
 from dbn.schedules import Schedule
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which then take their rate as a tensor
+
 Optimiser = str | Callable[..., Optimizer]
 
 
-def replayable(model: nn.Module, optimiser: Optimiser, loss: Loss | None, source: Source, device: torch.device) -> bool:
+def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source: Source) -> bool:
     """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
-    known = not callable(optimiser) and loss is None and source.fixed
+    fused = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
     own = all(
         type(module).__module__.startswith(("torch.nn.", "dbn.")) and not any(getattr(module, name) for name in _HOOKS)
         for module in model.modules()
     )
-    return recordable(device) and distributed.world_size() == 1 and known and own
+    here = recordable(like_of(model).device) and distributed.world_size() == 1
+    return here and fused and own and loss is None and source.fixed
 
 
 def optimiser_factory(optimiser: Optimiser) -> Callable[..., Optimizer]:
