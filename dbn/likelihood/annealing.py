@@ -181,7 +181,8 @@ def _annealed(
     description: str,
 ) -> Tensor:
     """Log weights (n,) of chains that pass from the first β to the last; v (n, V) is their state, written over."""
-    passage = _Passage(rbm, v, biases, betas, generator)
+    slope = rbm.visible_bias.detach() - biases
+    passage = _Passage(rbm, v, biases, slope if bool(slope.any()) else None, betas, generator)
     hidden = not (progress and distributed.shows_progress())
     for place in tqdm(range(len(betas) - 1), desc=description, unit="β", disable=hidden, dynamic_ncols=True):
         passage.step(place)
@@ -189,12 +190,21 @@ def _annealed(
 
 
 class _Passage:
-    """Chains on their way from one β to another, and their log weights so far; on a GPU a β is one launch."""
+    """Chains on their way from one β to another, and their log weights so far; on a GPU a β is one launch.
 
-    def __init__(self, rbm: RBM, v: Tensor, biases: Tensor, betas: list[float], generator: Generator | None) -> None:
-        self.rbm, self.v, self.biases, self.generator = rbm, v, biases, generator
-        self.slope = rbm.visible_bias - biases
-        self.moves = bool(self.slope.any())
+    `slope` is how far the machine's visible biases are from those of the base, or None where they are the same.
+    """
+
+    def __init__(
+        self,
+        rbm: RBM,
+        v: Tensor,
+        biases: Tensor,
+        slope: Tensor | None,
+        betas: list[float],
+        generator: Generator | None,
+    ) -> None:
+        self.rbm, self.v, self.biases, self.slope, self.generator = rbm, v, biases, slope, generator
         self.field = v.new_empty(len(v), rbm.hidden.size)
         self.log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
         self.rungs = torch.tensor(list(pairwise(betas)), dtype=torch.float64)
@@ -218,12 +228,14 @@ class _Passage:
 
     def _pass(self, beta: float | Tensor, following: float | Tensor) -> None:
         torch.addmm(self.rbm.hidden_bias, self.v, self.rbm.weight, out=self.field)
-        if self.moves:
+        biases = self.biases
+        if self.slope is not None:
             self.log_weights += (following - beta) * (self.v @ self.slope)
+            biases = biases + following * self.slope
         self.log_weights -= self.rbm.hidden.log_partition(beta * self.field)
         self.log_weights += self.rbm.hidden.log_partition(self.field.mul_(following))
         h = self.rbm.hidden.sample(self.field, generator=self.generator, out=self.field).mul_(following)
-        field = torch.addmm(self.biases + following * self.slope, h, self.rbm.weight.t(), out=self.v)
+        field = torch.addmm(biases, h, self.rbm.weight.t(), out=self.v)
         self.rbm.visible.sample(field, generator=self.generator, out=self.v)
 
 

@@ -34,6 +34,7 @@ class Steps:
         if replayable(learner.rbm, learner.estimator):
             # Held here, so that the buffers whose places are recorded are not given back.
             self.held = learner.contrast(rows)
+            self.visible = self.held.visible[:rows]
             self.rates: tuple[float, ...] = ()
             self.learning_rate, self.momentum = torch.zeros(2, dtype=torch.float64, device=device).unbind()
             self.replay = Replay(self._full, self._state, learner.generator, device)
@@ -47,8 +48,8 @@ class Steps:
         if len(v) != self.rows:
             self.learner.step(v, self.learning_rate, self.momentum, self.weight_decay, share)
             return
-        if v.data_ptr() != self.held.visible.data_ptr():
-            self.held.visible[: self.rows].copy_(v)
+        if v is not self.visible:
+            self.visible.copy_(v)
         self.replay()
 
     def _set(self, *rates: float) -> None:
@@ -60,7 +61,7 @@ class Steps:
     def _full(self) -> None:
         """A step from the rows that are held, after which whatever it carries is where it was before."""
         before = dict(_buffers(self.learner.estimator))
-        self.learner.step(self.held.visible[: self.rows], self.learning_rate, self.momentum, self.weight_decay)
+        self.learner.step(self.visible, self.learning_rate, self.momentum, self.weight_decay)
         for (module, name), value in _buffers(self.learner.estimator):
             old = before.get((module, name))
             if old is not None and old is not value:
