@@ -4,6 +4,9 @@ Every row times two things in turn, round by round, and reports the median of th
 shared machine the ratio holds where seconds do not. A floor is the matrix products alone, at the same shapes, into
 buffers made once. Rows are the bundled digits, repeated; `likelihood` is the mean log-likelihood in nats of 500
 thresholded test digits, by AIS, of a machine trained for as many updates, so that speed is not bought with quality.
+
+On CUDA all of it runs there but the memory of a process, the parts of `device_benchmark` are measured too, and the
+result is `benchmark-cuda.json`. What was measured is written after every part.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,27 +23,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise, log_likelihood, train
+from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise
 from dbn.arguments import choose_device
 from experiments.command_line import option, parse
+from experiments.device_benchmark import ON_GPU, Sizes
 from experiments.growth import draw, growth
-from experiments.peers import PEERS, Images, original_finetuning, rbms_annealing
+from experiments.peers import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours, rbms_annealing
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import perceptron
 from experiments.tables import aligned
-from experiments.timing import Row, Work, learning, paired, products
+from experiments.timing import Row, Work, learning, paired, products, repeated, skipped
+
+PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Sizes):
     """What to measure, and how often."""
 
-    parts: tuple[str, ...] = option(
-        ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth"), "groups of rows to measure"
+    parts: tuple[str, ...] | None = option(
+        None, f"groups of rows to measure: {' '.join(PARTS)} by default, and on CUDA also {' '.join(ON_GPU)}"
     )
     hidden: tuple[int, ...] = option((256, 500), "sizes of the hidden layer")
-    rounds: int = option(9, "rounds of each pair")
-    rows: int = option(20_000, "training rows; a hundredth as many updates")
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
     epochs: tuple[int, ...] = option((1, 10), "epochs of whole pretraining")
     batches: tuple[int, ...] = option((10, 32, 100, 320, 1024, 4096), "rows a batch, for the growth of cost")
@@ -54,6 +58,17 @@ class Config:
 PRESETS = {
     "full": Config(),
     "tiny": Config(
+        parts=(*PARTS, *ON_GPU),
+        hinton=(16, 12),
+        hinton_data="mnist-sample",
+        hinton_rows=1000,
+        hinton_epochs=1,
+        agreement_epochs=1,
+        agreement_seeds=2,
+        large=(64, 32, 16),
+        large_batches=2,
+        long_ais=(16, 20, 50),
+        comparison="tiny --starts xavier dbn",
         hidden=(16,),
         rounds=1,
         rows=1000,
@@ -70,37 +85,41 @@ PRESETS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print the table, and write `benchmark.json`."""
+    """Measure, print the table, and write `benchmark.json`, or `benchmark-cuda.json` of what ran on CUDA."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     device = choose_device(config.device)
-    groups: dict[str, Callable[[Config, torch.device], Iterable[Row]]] = {
-        "steps": steps,
-        "epoch": epoch,
-        "peers": peers,
-        "ais": annealing,
-        "finetuning": finetuning,
-        "throughput": throughput,
-        "memory": memory,
-        "growth": growing,
-    }
+    on_gpu = device.type == "cuda"
+    config = replace(config, parts=config.parts or (*PARTS, *(ON_GPU if on_gpu else ())))
+    path = Path(config.out) / ("benchmark-cuda.json" if on_gpu else "benchmark.json")
     rows: list[Row] = []
-    for part in config.parts:
-        if part not in groups:
-            raise SystemExit(f"--parts {part}: known are {' '.join(groups)}")
-        for row in groups[part](config, device):
+    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    for group in _groups(config):
+        for row in group(config, device):
             rows.append(row)
             print(f"{row['what']}: {row['of']} {_shown(row)}", flush=True)
-    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
-    out = Path(config.out)
-    write_json(out / "benchmark.json", content)
-    if "growth" in config.parts:
-        draw([row for row in rows if "axis" in row], out / "scaling.png")
+            content |= {row["key"]: row["wall_seconds"]} if "key" in row else {}
+        write_json(path, content)
+    if any("axis" in row for row in rows):
+        draw([row for row in rows if "axis" in row], path.with_name("scaling.png"))
     print(
         "\n"
         + aligned([["what", "ratio of what", "median (quartiles)"], *([r["what"], r["of"], _shown(r)] for r in rows)])
     )
-    print(f"\nwrote {out}/benchmark.json")
+    print(f"\nwrote {path}")
     return content
+
+
+def _groups(config: Config) -> list[Callable[[Config, torch.device], Iterable[Row]]]:
+    """The functions that measure the parts that are asked for."""
+    known: dict[str, Callable[[Config, torch.device], Iterable[Row]]] = dict(
+        zip(PARTS, (steps, epoch, peers, annealing, finetuning, throughput, memory, growing), strict=True)
+    )
+    known |= ON_GPU
+    parts = config.parts or ()
+    for part in parts:
+        if part not in known:
+            raise SystemExit(f"--parts {part}: known are {' '.join(known)}")
+    return [known[part] for part in parts]
 
 
 def steps(config: Config, device: torch.device) -> list[Row]:
@@ -159,23 +178,22 @@ def peers(config: Config, device: torch.device) -> list[Row]:
     x, test = _rows(config, device), (datasets.load("mnist-sample").test.x[:500] > 0.5).float()
     rows = []
     for hidden in config.hidden:
-        ours = _trained(x, hidden)
+        own = ours(x, hidden)
         for name, peer in PEERS.items():
+            what = f"{name}, 784→{hidden}"
             try:
-                theirs = peer(x, hidden)
-            except ImportError as error:
-                rows.append({"what": f"{name}, 784→{hidden}", "of": "skipped", "reason": str(error)})
-                continue
-            quiet = _quietly(theirs)
-            row = paired(f"{name}, 784→{hidden}", "epoch of theirs / ours", quiet, ours, config.rounds, device)
-            rows.append(row | {"likelihood": [_likelihood(fit(), test) for fit in (quiet, ours)]})
+                theirs = guarded(guarded(partial(peer, x, hidden))())
+                row = paired(what, "epoch of theirs / ours", theirs, own, config.rounds, device)
+                rows.append(row | {"likelihood": [nats(fit(), test) for fit in (theirs, own)]})
+            except PeerError as error:
+                rows.append(skipped(what, error))
     return rows
 
 
 def annealing(config: Config, device: torch.device) -> Iterable[Row]:
     """AIS with 1000 chains, 784×500, over two products a temperature, and another implementation's over ours."""
     hidden, temperatures = config.hidden[-1], config.temperatures
-    rbm = _trained(_rows(config, device), hidden)()
+    rbm = ours(_rows(config, device), hidden)()
     w = rbm.weight.detach()
     v, h = torch.rand(1000, 784, device=device), torch.empty(1000, hidden, device=device)
 
@@ -190,36 +208,34 @@ def annealing(config: Config, device: torch.device) -> Iterable[Row]:
     what = f"AIS, 1000 chains, 784→{hidden}"
     yield paired(what, "AIS / its products", work, floor, config.rounds, device)
     what = f"rbms, AIS of 1000 chains and {temperatures[1]} temperatures, 784→{hidden}"
+    own = partial(work, temperatures[1])
     try:
-        theirs = rbms_annealing(rbm, chains=1000, temperatures=temperatures[1])
-    except ImportError as error:
-        yield {"what": what, "of": "skipped", "reason": str(error)}
-        return
-    ours = partial(work, temperatures[1])
-    row = paired(what, "AIS of theirs / ours", theirs, ours, max(1, config.rounds // 3), device)
-    yield row | {"log_z": [theirs(), ours()]}
+        theirs = guarded(guarded(partial(rbms_annealing, rbm, chains=1000, temperatures=temperatures[1]))())
+        row = paired(what, "AIS of theirs / ours", theirs, own, max(1, config.rounds // 3), device)
+        yield row | {"log_z": [theirs(), own()]}
+    except PeerError as error:
+        yield skipped(what, error)
 
 
 def finetuning(config: Config, device: torch.device) -> list[Row]:
     """An epoch of the seed net: the original script's loop over ours, and ours over its products."""
     split = datasets.load("mnist-sample")
-    repeats = -(-config.rows // len(split.train.x))
-    x, y = (part.repeat(repeats, *[1] * (part.dim() - 1))[: config.rows] for part in split.train)
+    x, y = (repeated(part, config.rows) for part in split.train)
     sizes = [784, 256, 256, 10]
     networks = {name: initialise(perceptron(sizes, "relu"), "xavier_uniform", seed=0).to(device) for name in "ab"}
     original = original_finetuning(networks["a"], Images(x, y), device)
     held = x.to(device), y.to(device)
 
-    def ours() -> None:
+    def own() -> None:
         finetune(networks["b"], *held, epochs=1, progress=False, seed=0)
 
     errors = {}
-    row = paired("seed net, fine-tuning", "epoch of the original / ours", original, ours, config.rounds, device)
+    row = paired("seed net, fine-tuning", "epoch of the original / ours", original, own, config.rounds, device)
     for name, network in networks.items():
         errors[name] = 100 * evaluate(network, split.test.x, split.test.y).error
     floor = _perceptron_products(held[0], sizes)
     row |= {"test_error": list(errors.values())}
-    return [row, paired("seed net, fine-tuning", "epoch / its products", ours, floor, config.rounds, device)]
+    return [row, paired("seed net, fine-tuning", "epoch / its products", own, floor, config.rounds, device)]
 
 
 def _perceptron_products(x: Tensor, sizes: list[int]) -> Work:
@@ -302,38 +318,19 @@ def memory(config: Config, device: torch.device) -> list[Row]:
     return rows
 
 
-def _trained(x: Tensor, hidden: int) -> Callable[[], RBM]:
-    def fit() -> RBM:
-        rbm = RBM(784, hidden, seed=0).to(x.device)
-        train(rbm, x, epochs=1, progress=False, seed=0)
-        return rbm
-
-    return fit
-
-
-def _quietly(fit: Callable[[], RBM]) -> Callable[[], RBM]:
-    def quiet() -> RBM:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return fit()
-
-    return quiet
-
-
-def _likelihood(rbm: RBM, test: Tensor) -> float:
-    estimate = ais(rbm, chains=100, temperatures=1000, progress=False, seed=0)
-    return float(log_likelihood(rbm, test, estimate).mean())
-
-
 def _rows(config: Config, device: torch.device) -> Tensor:
-    x = datasets.load("mnist-sample").train.x
-    return x.repeat(-(-config.rows // len(x)), 1)[: config.rows].to(device)
+    return repeated(datasets.load("mnist-sample").train.x, config.rows).to(device)
 
 
 def _shown(row: Row) -> str:
-    if "ratio" not in row:
+    if "reason" in row:
         return f"skipped: {row['reason']}"
+    if "ratio" not in row:
+        return str(row["result"])
     spread = " ({:.2f} to {:.2f})".format(*row["quartiles"]) if "quartiles" in row else ""
-    more = {name: row[name] for name in ("likelihood", "log_z", "test_error", "rows_per_second") if name in row}
+    more = {
+        name: row[name] for name in ("likelihood", "log_z", "test_error", "rows_per_second", "tflops") if name in row
+    }
     notes = "".join(f", {name.replace('_', ' ')} {_rounded(value)}" for name, value in more.items())
     return f"{row['ratio']:.2f}{spread}{notes}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dbn import CD, DBN, RBM, plots
-from experiments.timing import Row, Work, learning, paired, products
+from experiments.timing import Row, Work, learning, paired, products, repeated
 
 #: Learning leaves the floor where it takes this many times as long as its products.
 LEAVES = 1.5
@@ -65,24 +65,24 @@ def leaving(values: list[int], ratios: list[float]) -> str:
 
 
 def _batch(x: Tensor, batch: int) -> tuple[Work, Work, int]:
-    x = _repeated(x, max(2048, 2 * batch) // batch * batch)
+    x = repeated(x, max(2048, 2 * batch) // batch * batch)
     rbm = RBM(x.shape[1], 500, seed=0).to(x.device)
     return learning(x, rbm, CD(1), batch=batch), products(x, 500, batch=batch), len(x)
 
 
 def _width(x: Tensor, hidden: int) -> tuple[Work, Work, int]:
-    x = _repeated(x, 2000)
+    x = repeated(x, 2000)
     return learning(x, RBM(x.shape[1], hidden, seed=0).to(x.device), CD(1)), products(x, hidden), len(x)
 
 
 def _steps(x: Tensor, steps: int) -> tuple[Work, Work, int]:
-    x = _repeated(x, 2000)
+    x = repeated(x, 2000)
     rbm = RBM(x.shape[1], 500, seed=0).to(x.device)
     return learning(x, rbm, CD(steps)), products(x, 500, steps=steps), len(x)
 
 
 def _layers(x: Tensor, layers: int) -> tuple[Work, Work, int]:
-    x = _repeated(x, 6000)
+    x = repeated(x, 6000)
     width = x.shape[1]
     floor = products(x, width)
 
@@ -95,7 +95,3 @@ def _layers(x: Tensor, layers: int) -> tuple[Work, Work, int]:
             floor()
 
     return ours, floors, len(x)
-
-
-def _repeated(x: Tensor, rows: int) -> Tensor:
-    return x.repeat(-(-rows // len(x)), 1)[:rows]

@@ -1,12 +1,15 @@
 """Other implementations of the same training, each as a function that fits one epoch; those not installed are skipped.
 
 Each gets the same rows, the same number of updates and learning rate 0.1, through its own public calls, with what it
-does besides (pseudo-likelihoods, metrics, bars) where its own loop does it.
+does besides (pseudo-likelihoods, metrics, bars) where its own loop does it. Parameters are on the device of the rows
+that it is given; rows that it reads one by one lie on the CPU, where data sets are, and go to the device in batches.
 """
 
+import contextlib
 import importlib
+import io
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -14,19 +17,55 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import ToTensor
 
-from dbn import RBM
+from dbn import RBM, ais, log_likelihood, train
 
 BATCH = 100
 RATE = 0.1
 
 Fit = Callable[[], RBM]
 
+T = TypeVar("T")
+
+
+class PeerError(Exception):
+    """Another implementation is not installed, or has failed, which is no fault of ours."""
+
+
+def guarded(work: Callable[[], T]) -> Callable[[], T]:
+    """The same without what it prints, whose errors are PeerErrors."""
+
+    def quiet() -> T:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                return work()
+            except Exception as error:
+                raise PeerError(str(error) or type(error).__name__) from error
+
+    return quiet
+
+
+def ours(x: Tensor, hidden: int) -> Fit:
+    """This library, as the others."""
+
+    def fit() -> RBM:
+        rbm = RBM(x.shape[1], hidden, seed=0).to(x.device)
+        train(rbm, x, epochs=1, batch_size=BATCH, progress=False, seed=0)
+        return rbm
+
+    return fit
+
+
+def nats(rbm: RBM, test: Tensor) -> float:
+    """Mean log-likelihood of binary rows, by AIS."""
+    estimate = ais(rbm, chains=100, temperatures=1000, progress=False, seed=0)
+    return float(log_likelihood(rbm, test, estimate).mean())
+
 
 class Images(Dataset[tuple[Tensor, int]]):
     """Grey images as torchvision's data sets hand them out: a PIL image and ToTensor for every row."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y, self.transform = (255 * x).to(torch.uint8).reshape(-1, 28, 28), y, ToTensor()
+        self.x, self.y, self.transform = (255 * x.cpu()).to(torch.uint8).reshape(-1, 28, 28), y.cpu(), ToTensor()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -37,7 +76,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 def tutorial_of_tensors(x: Tensor, hidden: int) -> Fit:
     """The loop of the tutorials over rows that are tensors already."""
-    return tutorial(x, hidden, DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=True))
+    return tutorial(x, hidden, DataLoader(TensorDataset(x.cpu()), batch_size=BATCH, shuffle=True))
 
 
 def tutorial_of_images(x: Tensor, hidden: int) -> Fit:
@@ -50,7 +89,7 @@ def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
 
     @torch.no_grad()
     def fit() -> RBM:
-        w, b, c = 0.01 * torch.randn(x.shape[1], hidden), torch.zeros(x.shape[1]), torch.zeros(hidden)
+        w, b, c = _start(x, hidden)
         for batch in loader:
             v = batch[0].view(-1, x.shape[1]).to(x.device)
             h = torch.sigmoid(v @ w + c)
@@ -67,6 +106,8 @@ def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
 def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
     """scikit-learn's BernoulliRBM, which trains by PCD-1."""
     kind = importlib.import_module("sklearn.neural_network").BernoulliRBM
+    if x.device.type != "cpu":
+        raise ValueError(f"scikit-learn computes on CPUs alone, not on {x.device.type}")
     rows = x.to(dtype).numpy()
 
     def fit() -> RBM:
@@ -84,13 +125,13 @@ def rbms(x: Tensor, hidden: int) -> Fit:
 
     @torch.no_grad()
     def fit() -> RBM:
-        model = kind(0.01 * torch.randn(x.shape[1], hidden), torch.zeros(x.shape[1]), torch.zeros(hidden))
+        model = kind(*_start(x, hidden))
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, maximize=True)
-        weights = torch.ones(len(x))
+        weights = torch.ones(len(x), device=x.device)
         for _ in range(len(x) // BATCH):
-            chosen = torch.randperm(len(x))[:BATCH]
+            chosen = torch.randperm(len(x), device=x.device)[:BATCH]
             chains = model.init_chains(BATCH, weights=weights[chosen], start_v=x[chosen])
             optimizer.zero_grad(set_to_none=False)
             step((x[chosen], weights[chosen]), chains, model, gibbs_steps=1, beta=1.0)
@@ -111,10 +152,10 @@ def rbms_annealing(rbm: RBM, *, chains: int, temperatures: int) -> Callable[[], 
 def learnergy(x: Tensor, hidden: int) -> Fit:
     """learnergy's RBM, CD-1 by autograd."""
     kind = importlib.import_module("learnergy.models.bernoulli").RBM
-    rows = TensorDataset(x, torch.zeros(len(x)))
+    rows, on_gpu = TensorDataset(x.cpu(), torch.zeros(len(x))), x.device.type == "cuda"
 
     def fit() -> RBM:
-        model = kind(n_visible=x.shape[1], n_hidden=hidden, learning_rate=RATE)
+        model = kind(n_visible=x.shape[1], n_hidden=hidden, learning_rate=RATE, use_gpu=on_gpu)
         model.fit(rows, batch_size=BATCH, epochs=1)
         return machine(model.W.detach(), model.a.detach(), model.b.detach())
 
@@ -126,9 +167,9 @@ def boltzmann9(x: Tensor, hidden: int) -> Fit:
     kind = importlib.import_module("boltzmann9").RBM
 
     def fit() -> RBM:
-        model = kind({"visible_blocks": {"v": x.shape[1]}, "hidden_blocks": {"h": hidden}})
-        for rows in DataLoader(x, batch_size=BATCH, shuffle=True):
-            model.cd_step(rows, lr=RATE, k=1)
+        model = kind({"visible_blocks": {"v": x.shape[1]}, "hidden_blocks": {"h": hidden}}).to(x.device)
+        for rows in DataLoader(x.cpu(), batch_size=BATCH, shuffle=True):
+            model.cd_step(rows.to(x.device), lr=RATE, k=1)
         return machine(model.W.detach(), model.bv.detach(), model.bh.detach())
 
     return fit
@@ -163,8 +204,15 @@ PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
 @torch.no_grad()
 def machine(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> RBM:
     """Their parameters in one of our machines, for the likelihood."""
-    rbm = RBM(*weight.shape, weight_scale=0.0)
+    rbm = RBM(*weight.shape, weight_scale=0.0).to(weight.device)
     rbm.weight.copy_(weight)
     rbm.visible_bias.copy_(visible_bias.flatten())
     rbm.hidden_bias.copy_(hidden_bias.flatten())
     return rbm
+
+
+def _start(x: Tensor, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights and the biases that they begin with, on the device of the rows."""
+    visible, device = x.shape[1], x.device
+    weight = 0.01 * torch.randn(visible, hidden, device=device)
+    return weight, torch.zeros(visible, device=device), torch.zeros(hidden, device=device)

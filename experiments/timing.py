@@ -1,8 +1,9 @@
 """Two things timed in turn, and the bare matrix products that a step of learning is measured against."""
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,27 @@ def paired(what: str, of: str, first: Work, second: Work, rounds: int, device: t
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return {"what": what, "of": of, "ratio": middle, "quartiles": [low, high], "seconds": medians, **more}
+
+
+def skipped(what: str, reason: object) -> Row:
+    """The row of what could not be measured."""
+    return {"what": what, "of": "skipped", "reason": str(reason)}
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Multiply float32 matrices at "highest" precision, or at "high", TF32 on CUDA, for as long as the block lasts."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """So many rows, those of x over and over: (n, …) -> (rows, …)."""
+    return x.repeat(-(-rows // len(x)), *[1] * (x.dim() - 1))[:rows]
 
 
 def seconds(work: Work, device: torch.device) -> float:
@@ -66,4 +88,4 @@ def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -19,6 +19,9 @@ from experiments.tables import conclusion, labelled, table
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
 
+HINTON_KEYS = ("hinton_2006_pretrain_seconds", "hinton_2006_pretrain_seconds_float32")
+
+
 def written(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -190,7 +193,7 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
     monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
     content = benchmark.main(["tiny", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(content))
-    measured = [row for row in content["rows"] if "ratio" in row]
+    rows, measured = content["rows"], [row for row in content["rows"] if "ratio" in row]
     assert all(row["ratio"] > 0 for row in measured)
     assert {row["of"] for row in content["rows"] if "reason" in row} == {"skipped"}
     kinds = (
@@ -202,6 +205,14 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
     )
     assert {*kinds, "epoch of theirs / ours", "peak / data and parameters"} <= {row["of"] for row in measured}
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert [row["wall_seconds"] for row in rows if "key" in row] == [content[key] for key in HINTON_KEYS]
+    (agreement,) = (row for row in rows if row["of"] == "mean ± sd of 2 seeds")
+    assert all(len(agreement[name]) == 2 for name in ("reconstruction_error", "likelihood", "wall_seconds"))
+    assert [row["same_bits"] for row in rows if row["of"] == "repeats"] == [True, True]
+    assert len([row for row in measured if "tflops" in row]) == 2
+    (compared,) = (row for row in rows if "arms" in row)
+    assert [arm["start"] for arm in compared["arms"]] == ["Xavier", "DBN"]
+    assert next(row for row in rows if row["what"].startswith("AIS") and "wall_seconds" in row)["ess"] > 1
 
 
 def test_where_learning_leaves_the_floor_in_words():
