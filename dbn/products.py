@@ -8,11 +8,13 @@ import torch
 
 from dbn.arguments import choice
 
+Products = Literal["float32", "tf32"]
+
 _KINDS = {"float32": "ieee", "tf32": "tf32"}
 
 
 @contextmanager
-def matrix_products(kind: Literal["float32", "tf32"]) -> Iterator[None]:
+def matrix_products(kind: Products) -> Iterator[None]:
     """Compute the matrix products of single-precision tensors so, for as long as the block runs.
 
     "tf32" rounds both factors to 10 bits after the leading one, where float32 has 23, and adds up in float32: on GPUs

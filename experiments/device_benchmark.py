@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn import CD, DBN, RBM, ais, datasets, finetune
+from dbn import CD, DBN, RBM, ais, datasets, finetune, matrix_products
 from dbn.datasets.named import SOURCES
+from dbn.products import Products
 from experiments import compare
 from experiments.command_line import option, parse
 from experiments.peers import PeerError, guarded, learnergy, nats, ours, rbms
 from experiments.records import mean_sd
-from experiments.timing import Row, learning, paired, precision, products, repeated, seconds, skipped
+from experiments.timing import Row, learning, paired, products, repeated, seconds, skipped
 
-#: Whether products may be of TF32, which CUDA alone does, to what torch.set_float32_matmul_precision calls it.
-PRECISIONS = {"TF32 allowed": "high", "float32": "highest"}
+PRODUCTS: tuple[Products, ...] = ("tf32", "float32")
 HINTON = "hinton_2006_pretrain_seconds"
 _OUTER = 2  # products of a step of CD-1 that are outer ones, beside three forward
 
@@ -59,12 +59,12 @@ def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
     x, test, name = _digits(config)
     sizes = _named(config)
     _pretrained(config, x[:200], device, epochs=1, seed=0)  # what is loaded and compiled at first is not counted
-    for label, setting in PRECISIONS.items():
-        with precision(setting):
+    for kind in PRODUCTS:
+        with matrix_products(kind):
             took, stack = _pretrained(config, x, device, epochs=config.hinton_epochs, seed=0)
         quality = _quality(stack, test)
-        what = f"DBN.pretrain, {sizes}, {config.hinton_epochs} epochs a layer, {len(x)} rows of {name}, {label}"
-        key = f"{HINTON}_float32" if label == "float32" else HINTON
+        what = f"DBN.pretrain, {sizes}, {config.hinton_epochs} epochs a layer, {len(x)} rows of {name}, {kind}"
+        key = f"{HINTON}_float32" if kind == "float32" else HINTON
         result = f"{took:.1f} s, " + ", ".join(f"{key.replace('_', ' ')} {one:.2f}" for key, one in quality.items())
         yield {"what": what, "of": "wall seconds", "key": key, "wall_seconds": took, **quality, "result": result}
     yield from _agreement(config, x, test, device)
@@ -72,19 +72,20 @@ def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 def _agreement(config: Sizes, x: Tensor, test: Tensor, device: torch.device) -> Iterator[Row]:
     """What shorter runs of several seeds come to on the CPU, and on the device where it is another."""
-    places = [(torch.device("cpu"), "float32"), *((device, label) for label in PRECISIONS if device.type != "cpu")]
-    for place, label in places:
+    places: list[tuple[torch.device, Products]] = [(torch.device("cpu"), "float32")]
+    places += [(device, kind) for kind in PRODUCTS if device.type != "cpu"]
+    for place, kind in places:
         runs = []
         for seed in range(config.agreement_seeds):
-            with precision(PRECISIONS[label]):
+            with matrix_products(kind):
                 took, stack = _pretrained(config, x, place, epochs=config.agreement_epochs, seed=seed)
             runs.append({"wall_seconds": took, **_quality(stack, test)})
         values = {name: [run[name] for run in runs] for name in runs[0]}
         spreads = {name: mean_sd(each) for name, each in values.items()}
         result = ", ".join(f"{name.replace('_', ' ')} {mean:.3f} ± {sd:.3f}" for name, (mean, sd) in spreads.items())
-        what = f"DBN.pretrain, {_named(config)}, {config.agreement_epochs} epochs a layer, {place.type}, {label}"
+        what = f"DBN.pretrain, {_named(config)}, {config.agreement_epochs} epochs a layer, {place.type}, {kind}"
         of = f"mean ± sd of {config.agreement_seeds} seeds"
-        yield {"what": what, "of": of, "device": place.type, "precision": label, "result": result, **values}
+        yield {"what": what, "of": of, "device": place.type, "products": kind, "result": result, **values}
 
 
 def _pretrained(config: Sizes, x: Tensor, device: torch.device, *, epochs: int, seed: int) -> tuple[float, DBN]:
@@ -130,11 +131,11 @@ def large(config: Sizes, device: torch.device) -> Iterator[Row]:
     batch, visible, hidden = config.large
     x = torch.rand(config.large_batches * batch, visible, device=device, generator=_generator(device))
     operations = 2 * (3 + _OUTER) * len(x) * visible * hidden
-    for label, setting in PRECISIONS.items():
-        with precision(setting):
+    for kind in PRODUCTS:
+        with matrix_products(kind):
             work = learning(x, RBM(visible, hidden, seed=0).to(device), CD(1), batch=batch)
             floor = products(x, hidden, batch=batch)
-            what = f"CD-1, {visible}→{hidden}, {batch} rows a batch, {label}"
+            what = f"CD-1, {visible}→{hidden}, {batch} rows a batch, {kind}"
             row = paired(what, "step / its products", work, floor, config.rounds, device)
         yield row | {"tflops": [operations / took / 1e12 for took in row["seconds"]]}
 
@@ -177,11 +178,11 @@ def repeat(config: Sizes, device: torch.device) -> Iterator[Row]:
     """Whether one seed gives the same bits twice, of a stack and of the network that is made of it."""
     split = datasets.load("mnist-sample")
     rows = [repeated(part, config.rows) for part in split.train]
-    for label, setting in PRECISIONS.items():
-        with precision(setting):
+    for kind in PRODUCTS:
+        with matrix_products(kind):
             first, again = (_trained(config, *rows, split.classes, device) for _ in range(2))
         alike = all(map(torch.equal, first, again))
-        what = f"pretraining and fine-tuning twice from one seed, {_named(config)}, {label}"
+        what = f"pretraining and fine-tuning twice from one seed, {_named(config)}, {kind}"
         result = "the same bits" if alike else "other bits"
         yield {"what": what, "of": "repeats", "same_bits": alike, "result": result}
 

@@ -1,16 +1,15 @@
 """Two things timed in turn, and the bare matrix products that a step of learning is measured against."""
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dbn import RBM, Estimator
-from dbn.training import MOMENTUM, Learner, open_rows
+from dbn.training import MOMENTUM, Learner, Steps, open_rows, replayable
 
 Row = dict[str, Any]
 Work = Callable[[], object]
@@ -28,17 +27,6 @@ def paired(what: str, of: str, first: Work, second: Work, rounds: int, device: t
 def skipped(what: str, reason: object) -> Row:
     """The row of what could not be measured."""
     return {"what": what, "of": "skipped", "reason": str(reason)}
-
-
-@contextlib.contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Multiply float32 matrices at "highest" precision, or at "high", TF32 on CUDA, for as long as the block lasts."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def repeated(x: Tensor, rows: int) -> Tensor:
@@ -77,11 +65,12 @@ def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> 
     """An epoch of the library's steps with default momentum and decay, and nothing around them."""
     source, generator = open_rows(rbm, x, batch), torch.Generator(x.device).manual_seed(0)
     estimator.prepare(rbm, generator)
-    learner = Learner(rbm, estimator, generator)
+    learner = Learner(rbm, estimator, generator, apart=replayable(rbm, estimator))
+    step = Steps(learner, batch, 2e-4)
 
     def work() -> None:
         for v, *_ in source.batches(generator, learner.place):
-            learner.step(v, 0.1, MOMENTUM(0), 2e-4)
+            step(v, 0.1, MOMENTUM(0))
 
     return work
 

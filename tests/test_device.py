@@ -66,10 +66,20 @@ MANY_CHAINS = {
     "tempering": lambda: ParallelTempering(50, 3),
 }
 TRAINABLE = [(*pair, name) for name in ESTIMATORS for pair in (*PAIRS, *(WITH_NOISY if name != "tempering" else ()))]
+TRAINED = [*PAIRS, *WITH_NOISY]
 #: A chance of 1 in 10,000 that a law of means fails though it holds.
 CHANCE = 1e-4
 ROWS = pixels(120, 8).float()
 LABELS = (ROWS[:, 0] > 0.5).long()
+
+
+def pytest_generate_tests(metafunc):
+    """Every pair of units on a GPU; on the CPU, where other tests have them all, every kind of unit with itself."""
+    here = metafunc.config.getoption("--device", "cpu") == "cpu"
+    for names, cases in ((("visible", "hidden", "name"), TRAINABLE), (("visible", "hidden"), TRAINED)):
+        if set(names) <= set(metafunc.fixturenames) and not any(metafunc.definition.iter_markers("parametrize")):
+            metafunc.parametrize(names, [case for case in cases if not here or case[0] == case[1]])
+            return
 
 
 @pytest.fixture(autouse=True)
@@ -118,19 +128,17 @@ def test_auto_is_the_best_there_is(device):
     assert_sound(numbers(network), found)
 
 
-@pytest.mark.parametrize(("visible", "hidden", "name"), TRAINABLE)
 def test_every_pair_trains_by_every_estimator_to_the_same_bits_twice(visible, hidden, name, device):
     start, results = machine(visible, hidden, scale=0.1).float(), []
     for _ in range(2):
         rbm, estimator = copy.deepcopy(start).to(device), ESTIMATORS[name]()
-        train(rbm, rows(start.visible, 20), epochs=1, batch_size=10, learning_rate=1e-3, estimator=estimator, **QUIET)
+        train(rbm, rows(start.visible, 20), epochs=3, batch_size=10, learning_rate=1e-3, estimator=estimator, **QUIET)
         results.append(numbers(rbm, estimator))
     assert_sound(results[0], device)
     assert same(*results)
     assert not same(numbers(rbm), numbers(start.to(device)))
 
 
-@pytest.mark.parametrize(("visible", "hidden"), [*PAIRS, *WITH_NOISY])
 def test_what_is_not_drawn_is_what_the_cpu_computes(visible, hidden, device):
     start, results = machine(visible, hidden, scale=0.1), []
     low, high = start.hidden.support

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from experiments import benchmark, device_benchmark, peers
-from experiments.timing import precision
 
 
 def test_peers_compute_where_the_rows_are_and_what_fails_is_skipped_with_its_reason(monkeypatch):
@@ -32,18 +31,6 @@ def test_what_is_not_there_is_not_compared(monkeypatch, tmp_path):
     assert (row["of"], row["reason"]) == ("skipped", f"mnist is not in {tmp_path}")
     x, _, name = device_benchmark._digits(config)
     assert (len(x), name) == (1000, "mnist-sample")
-
-
-def test_a_precision_lasts_as_long_as_its_block():
-    def broken():
-        with precision("high"):
-            seen.append(torch.get_float32_matmul_precision())
-            raise KeyError
-
-    seen = [torch.get_float32_matmul_precision()]
-    with pytest.raises(KeyError):
-        broken()
-    assert [*seen, torch.get_float32_matmul_precision()] == [seen[0], "high", seen[0]]
 
 
 def test_a_run_on_a_gpu_has_all_parts_and_a_file_of_its_own(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from dbn.training.loop import MOMENTUM, Recipe, check_fit, kind_of, run, train
 from dbn.training.rows import open_rows, presented
 from dbn.training.step import Learner, Penalties
+from dbn.training.steps import Steps, replayable
 from dbn.training.watching import EarlyStopping
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "Learner",
     "Penalties",
     "Recipe",
+    "Steps",
     "check_fit",
     "kind_of",
     "open_rows",
     "presented",
+    "replayable",
     "run",
     "train",
 ]
