@@ -60,8 +60,8 @@ PRESETS = {
     "whole": Config(),
     "cpu": Config(
         starts=("dbn", "he"),
-        pretrain_epochs=12,
-        epochs=20,
+        pretrain_epochs=10,
+        epochs=15,
         settings=("1e-3/1e-2 decay 1e-4", f"1e-3 {_DROPOUT}", f"3e-3 {_DROPOUT}"),
         refit=False,
     ),
