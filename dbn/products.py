@@ -10,7 +10,7 @@ from dbn.arguments import choice
 
 Products = Literal["float32", "tf32"]
 
-_KINDS = {"float32": "ieee", "tf32": "tf32"}
+_KINDS = {"float32": "highest", "tf32": "high"}  # as torch calls them
 
 
 @contextmanager
@@ -34,18 +34,24 @@ def matrix_products(kind: Products) -> Iterator[None]:
         ...     history = train(RBM(4, 3, seed=0), torch.ones(20, 4), epochs=1, progress=False, seed=0)
 
     Not for what must be exact to more than three digits: a log-likelihood of 100 nats may be off by a tenth of a nat.
-    It is torch's own setting, `torch.backends.cuda.matmul.fp32_precision`, of the whole process, and put back after.
+    It is torch's own setting, `torch.set_float32_matmul_precision`, of the whole process, and put back after.
     """
     wanted = _KINDS[choice(kind, tuple(_KINDS), "kind")]
-    settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [one.fp32_precision for one in settings]
-    _set(settings, [wanted] * len(settings))
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before, whole = [one.fp32_precision for one in backends], _whole()
+    torch.set_float32_matmul_precision(wanted)
     try:
         yield
     finally:
-        _set(settings, before)
+        if whole is not None:
+            torch.set_float32_matmul_precision(whole)
+        for one, value in zip(backends, before, strict=True):
+            one.fp32_precision = value
 
 
-def _set(settings: tuple[object, ...], values: list[str]) -> None:
-    for one, value in zip(settings, values, strict=True):
-        setattr(one, "fp32_precision", value)  # noqa: B010
+def _whole() -> str | None:
+    """The setting of all backends together, or None where they were set one by one, which torch does not mix."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

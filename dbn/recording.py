@@ -1,8 +1,8 @@
-"""Work that is recorded once on a GPU and then replayed, at the price of one launch instead of one a kernel."""
+"""Work that is recorded once on a GPU and then replayed, at the price of a few launches instead of one a kernel."""
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,10 @@ _PLAIN = 3  # runs before the recording, in which the device's libraries set the
 _MOST = 100  # recordings of one work, after which its tensors are taken never to stay where they are
 _PARTED = 0.05  # of a tensor's change, by which a replay may part from it: rounding can turn single samples over
 _ROUNDING = 1e-5
+
+#: Streams of each device that no work records on now. Two graphs that live must not share one, since torch frees what
+#: the products of a stream write to when a graph of it goes; and every new stream takes room of its own for that.
+_free: dict[torch.device, list[Any]] = {}
 
 
 class Graph(Protocol):
@@ -25,22 +29,29 @@ def recordable(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def record(work: Callable[[], None], generator: Generator, stream: torch.cuda.Stream | None) -> Graph:
+def declared(part: Any) -> bool:
+    """Whether the class of a part itself, and not one that it derives from, says that its work can be recorded."""
+    return "replayable" in vars(type(part)) and bool(part.replayable)
+
+
+def record(work: Callable[[], None], generator: Generator, stream: Any) -> Graph:
     """A graph of what `work` does on the GPU, without doing it; `generator` draws for it, and at every replay anew."""
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
-    # Other threads, such as those of a loader that pins memory, may go on with what a recording forbids.
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        work()
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream):  # put back as they were, however this ends
+        graph = torch.cuda.CUDAGraph()
+        if torch.__version__ < "2.13":  # since then every generator that is met while recording is taken in
+            graph.register_generator_state(generator)
+        # Other threads, such as those of a loader that pins memory, may go on with what a recording forbids.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            work()
     return graph
 
 
 class Replay:
     """Work that does the same to the same tensors at every call: plain at first, then recorded, and from then replayed.
 
-    What is recorded must not depend on numbers that are read back from the device. The first replay is held to a plain
-    run from the same numbers. Where recording fails, or the two part, a warning says so once, and all is done plainly.
-    Where a tensor has moved since, the work is recorded anew.
+    What is recorded must depend neither on numbers that are read back from the device nor on plain numbers that change.
+    The first replay is held to a plain run from the same numbers. Where recording fails, or the two part, a warning
+    says so once, and all is done plainly. Where a tensor has moved since, the work is recorded anew.
 
     Args:
         work: reads and writes tensors that stay where they are.
@@ -58,45 +69,74 @@ class Replay:
     ) -> None:
         self.work, self.state, self.device = work, state, device
         self.generator = _generator_of(device) if generator is None else generator
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.stream = _stream_of(device)
         self.graph: Graph | None = None
         self.places: list[int] = []
-        self.plain, self.recordings, self.failed = _PLAIN, 0, False
+        self.plain, self.recordings, self.checked, self.failed = _PLAIN, 0, False, False
 
     def __call__(self) -> None:
         if self.failed or self.plain:
             self.plain -= not self.failed
             self._run_aside()
             return
-        places = [value.data_ptr() for value in self.state()]
-        if self.graph is not None and places == self.places:
-            self.graph.replay()
-            return
-        self.places = places
-        self._record()
-
-    def _record(self) -> None:
-        """Record the work and do it once, by a first replay."""
-        first, self.graph, self.recordings = not self.recordings, None, self.recordings + 1
-        if self.recordings > _MOST:
-            self._fail("its tensors do not stay where they are")
-            return
-        try:
-            self.graph = record(self.work, self.generator, self.stream)
-        except RuntimeError as error:
-            self._fail(str(error))
-            return
-        if first:
-            self._check(self.graph)
+        places = self._places()
+        if self.graph is None or places != self.places:
+            self.places = places
+            self._record()
         else:
             self.graph.replay()
 
+    def forget(self) -> None:
+        """Record anew at the next call: something that was recorded as a plain number may have changed."""
+        if self.graph is not None:
+            self.graph, self.recordings = None, self.recordings - 1
+
+    def close(self) -> None:
+        """Give back what a graph holds, also of its memory; there are no more calls."""
+        self.forget()
+        self.work, self.state = _nothing, list
+        if self.stream is not None:
+            _free.setdefault(self.device, []).append(self.stream)
+            self.stream = None
+
+    def _places(self) -> list[int]:
+        return [value.data_ptr() for value in self.state()]
+
+    def _record(self) -> None:
+        """Record the work and do it once, by a first replay."""
+        self.graph, self.recordings = None, self.recordings + 1
+        why = "its tensors do not stay where they are" if self.recordings > _MOST else self._tried()
+        if self.graph is None:
+            self._fail(why)
+            self._run_aside()
+        elif self.checked or self._places() != self.places:  # what was first made in the recording is not there yet
+            self.graph.replay()
+        else:
+            self._check(self.graph)
+
+    def _tried(self) -> str:
+        """Record; or why that was not possible, in words alone, since an error would hold what it has met."""
+        try:
+            self.graph = record(self.work, self.generator, self.stream)
+        except RuntimeError as error:
+            if self.stream is not None:
+                for generator in (self.generator, _generator_of(self.device)):  # which may believe to be recorded yet
+                    generator.graphsafe_set_state(generator.clone_state())
+            return str(error)
+        return ""
+
     def _check(self, graph: Graph) -> None:
         """Run plainly and by a replay from the same numbers; go on from the plain run where they part."""
-        state, drawing = self.state(), self.generator.get_state()
-        before = [value.detach().clone() for value in state]
-        self._run_aside()
-        plain = [value.detach().clone() for value in state]
+        state, drawing, self.checked = self.state(), self.generator.get_state(), True
+        before = _copies(state)
+        if before is not None:
+            self._run_aside()
+        plain = None if before is None else _copies(state)
+        if before is None or plain is None:
+            self._fail("there is no memory to hold a replay to a plain run")
+            if before is None:
+                self._run_aside()
+            return
         spent = self.generator.get_state()
         _put(state, before)
         self.generator.set_state(drawing)
@@ -106,13 +146,7 @@ class Replay:
         if 2 * sum(_parted(*triple) for triple in changed) > len(changed):
             _put(state, plain)
             self.generator.set_state(spent)
-            self.graph, self.failed = None, True
-            self._warn("a replay does not do what the plain run does")
-
-    def _fail(self, why: str) -> None:
-        self.failed = True
-        self._warn(why)
-        self.work()
+            self._fail("a replay does not do what the plain run does")
 
     def _run_aside(self) -> None:
         """On the stream of the recording: what autograd keeps belongs to the stream that it was made on."""
@@ -125,9 +159,20 @@ class Replay:
             self.work()
         main.wait_stream(self.stream)
 
-    @staticmethod
-    def _warn(why: str) -> None:
+    def _fail(self, why: str) -> None:
+        self.graph, self.failed = None, True
         warnings.warn(f"steps are launched kernel by kernel, since they cannot be replayed: {why}", stacklevel=2)
+
+
+def _nothing() -> None:
+    return
+
+
+def _stream_of(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return None
+    free = _free.get(device)
+    return free.pop() if free else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _generator_of(device: torch.device) -> Generator:
@@ -135,6 +180,14 @@ def _generator_of(device: torch.device) -> Generator:
         return torch.default_generator
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.default_generators[index]
+
+
+def _copies(state: list[Tensor]) -> list[Tensor] | None:
+    """The numbers as they are now, or None where there is no room for them."""
+    try:
+        return [value.detach().clone() for value in state]
+    except torch.OutOfMemoryError:
+        return None
 
 
 @torch.no_grad()

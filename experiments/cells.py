@@ -80,7 +80,7 @@ class Cell:
         group: what tells it from a cell that differs in its list alone.
         refit: train networks in the way chosen by the cell that is the same without it once more, on training and
             validation rows together, and read the test set with those. For so many epochs, or for those of the study
-            where the first seeds have lower validation errors by them.
+            where the first seeds have lower validation errors after them.
     """
 
     study: Study
@@ -239,11 +239,11 @@ def _refitted(cell: Cell) -> Arm:
 
 
 def _refit_epochs(cell: Cell, arm: Arm) -> tuple[int, dict[int, list[float]]]:
-    """The better of two numbers of epochs, and the first seeds' lowest validation errors by each that was looked at."""
+    """The better of two numbers of epochs, and the first seeds' validation errors after each that was looked at."""
     first = min(cell.study.first, cell.study.seeds)
-    tried = {cell.study.epochs: arm["tried"][arm["setting"]][:first]}
+    tried = {cell.study.epochs: [curve[-1] for curve in arm["validation_curves"][:first]]}
     if cell.epochs not in tried:
-        tried[cell.epochs] = [cell.best(arm["setting"], seed) for seed in range(first)]
+        tried[cell.epochs] = [cell.run(arm["setting"], seed)["validation_errors"][-1] for seed in range(first)]
     return min(tried, key=lambda epochs: fmean(tried[epochs])), tried
 
 

@@ -22,6 +22,8 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, Any]] = []
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self.met: set[int] = set()
+        self.made: list[Tensor] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -30,15 +32,24 @@ class Tape(TorchDispatchMode):
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, Tensor):  # batch normalisation does not say that it writes to its running means
                 self.before.setdefault(id(value), (value, value.clone()))
+                self.met.add(_storage(value))
         result = function(*args, **kwargs)
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor) and _storage(value) not in self.met:
+                self.met.add(_storage(value))
+                self.made.append(value)
         self.calls.append((function, args, kwargs, result))
         return result
 
     @torch.no_grad()
     def undo(self) -> None:
+        """As if nothing had been done: what there was is as it was, and what was made holds no numbers yet."""
         for tensor, value in reversed(self.before.values()):  # a view may have been met after its base had changed
             if not torch.equal(tensor, value):
                 tensor.copy_(value)
+        for tensor in self.made:
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
 
     @torch.no_grad()
     def replay(self) -> None:
@@ -56,3 +67,7 @@ def record(work: Callable[[], None], generator: Generator, stream: object) -> Ta
     tape.undo()
     generator.set_state(drawing)
     return tape
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()

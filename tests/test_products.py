@@ -39,6 +39,19 @@ def test_the_setting_is_that_of_the_block_alone():
     assert settings() == before
 
 
+def test_a_setting_of_single_backends_is_put_back_too():
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with matrix_products("float32"):
+            assert settings() == ("ieee", "ieee")
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_another_kind_is_refused_before_anything_is_changed():
     before = settings()
     with pytest.raises(ValueError, match="kind is 'bf16': choose one of float32, tf32"), matrix_products("bf16"):

@@ -1,5 +1,9 @@
 """Steps that are recorded and replayed do what plain steps do; a recorder of the CPU stands in for a GPU's."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -42,19 +46,23 @@ FULL = 4 * 5 - 3  # full batches of 50 in five epochs, but for the first three
 
 @pytest.fixture
 def recording(monkeypatch):
-    """A function that turns recording on, and the replays since."""
-    replays = []
+    """A function that turns recording on, and counts the recordings and replays since."""
+    seen = SimpleNamespace(recordings=0, replays=0)
+
+    def record(*arguments):
+        seen.recordings += 1
+        return recorder.record(*arguments)
 
     def replay(tape, original=recorder.Tape.replay):
-        replays.append(1)
+        seen.replays += 1
         original(tape)
 
     def turn_on():
         for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
             monkeypatch.setattr(module, "recordable", lambda device: True)
-        monkeypatch.setattr(dbn.recording, "record", recorder.record)
+        monkeypatch.setattr(dbn.recording, "record", record)
         monkeypatch.setattr(recorder.Tape, "replay", replay)
-        return replays
+        return seen
 
     return turn_on
 
@@ -81,24 +89,93 @@ def same(one, other, within=1e-9):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_replayed_training_is_plain_training(name, options, recording):
     plain, estimator = trained(ESTIMATORS[name](), **options), ESTIMATORS[name]()
-    replays = recording()
+    seen = recording()
     same(trained(estimator, **options), plain)
-    assert len(replays) == FULL
+    assert (seen.recordings, seen.replays) == (1, FULL)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_kind_of_unit_that_says_so_can_be_replayed(name, recording):
     rates = {"learning_rate": 1e-3}
     plain = trained(PCD(20), LAYERS[name], **rates)
-    replays = recording()
+    seen = recording()
     same(trained(PCD(20), LAYERS[name], **rates), plain)
-    assert len(replays) == FULL
+    assert (seen.recordings, seen.replays) == (1, FULL)
+
+
+class Growing(CD):
+    """k grows with the calls, which a recording would not see."""
+
+    calls = 0
+
+    def negative(self, *arguments, **named):
+        self.calls += 1
+        return super().negative(*arguments, **named)
+
+
+class Counted(Bernoulli):
+    """Units of somebody else."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "layers"),
+    [
+        (Growing, LAYERS["bernoulli"]),
+        (CD, lambda: (Counted(12), Bernoulli(7))),
+        (CD, lambda: (Joint(Bernoulli(6), Counted(6)), Bernoulli(7))),
+    ],
+)
+def test_what_derives_from_ours_is_not_recorded(estimator, layers, recording):
+    seen = recording()
+    trained(estimator(), layers)
+    assert not seen.recordings
+
+
+def test_a_setting_that_is_changed_on_the_way_is_heeded(recording):
+    def grown():
+        estimator = CD(1)
+        return trained(estimator, callback=lambda record: setattr(estimator, "steps", 1 + int(record["epoch"] >= 2)))
+
+    plain, seen = grown(), recording()
+    same(grown(), plain)
+    assert seen.recordings == 2
+
+
+def test_a_run_leaves_no_recording_behind(recording, monkeypatch):
+    recording()
+    left = weakref.WeakSet()
+    monkeypatch.setattr(recorder.Tape, "undo", lambda tape, undo=recorder.Tape.undo: (left.add(tape), undo(tape)))
+    gc.disable()
+    try:
+        rbm, model = trained(PCD(20)), network()
+        ais(rbm, chains=10, temperatures=6, progress=False, seed=0)
+        finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1)
+        assert not left
+    finally:
+        gc.enable()
+    assert all(value.grad is None for value in model.parameters())
+
+
+def test_a_step_that_breaks_off_leaves_the_chains_where_they_were():
+    estimator, rbm = PCD(20), RBM(12, 7, seed=0)
+    estimator.prepare(rbm, None)
+    chains, numbers = estimator.hidden, estimator.hidden.clone()
+
+    def broken():
+        with dbn.training.steps._in_place(estimator):
+            estimator.negative(rbm, rbm.phase(X[:5]), None)
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        broken()
+    assert estimator.hidden is chains
+    assert torch.equal(chains, numbers)
 
 
 def test_units_that_read_numbers_back_are_not_recorded(recording):
-    replays = recording()
+    seen = recording()
     trained(CD(1), lambda: (Bernoulli(12), ReLU(7)), learning_rate=1e-3)
-    assert not replays
+    assert not seen.recordings
 
 
 def test_replayed_training_goes_on_from_a_checkpoint_to_the_same_bits(recording, tmp_path):
@@ -139,11 +216,11 @@ def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
         return model, finetune(model, X, Y, epochs=5, batch_size=50, progress=False, seed=1, **options)
 
     plain, history = tuned()
-    replays = recording()
+    seen = recording()
     model, other = tuned()
     same(model, plain, within=1e-6)  # the rates on the device are in single precision
     assert other["loss"] == pytest.approx(history["loss"], abs=1e-6)
-    assert len(replays) == FULL
+    assert (seen.recordings, seen.replays) == (1, FULL)
 
 
 @pytest.mark.parametrize("base", ["visible_bias", "zeros"])
@@ -155,9 +232,9 @@ def test_replayed_annealing_is_plain_annealing(name, base, recording):
     options = {"chains": 30, "temperatures": 20, "base": base, "progress": False, "seed": 0}
     samples, plain = rows_of(rbm.visible), ais(rbm, **options)
     downwards = reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0)
-    replays = recording()
+    seen = recording()
     assert ais(rbm, **options).value == pytest.approx(plain.value, abs=1e-9)
-    assert len(replays) == 17
+    assert (seen.recordings, seen.replays) == (1, 17)
     assert reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0).value == pytest.approx(downwards.value)
 
 
@@ -175,18 +252,49 @@ class Ours(nn.Linear):
     ids=["optimiser", "loss", "module"],
 )
 def test_what_is_not_known_is_not_recorded(options, recording):
-    replays, options = recording(), dict(options)
+    seen, options = recording(), dict(options)
     model = options.pop("model", None) or network()
     finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1, **options)
-    assert not replays
+    assert not seen.recordings
+
+
+def test_another_dropout_is_heeded(recording):
+    def tuned():
+        model = network().double()
+        drop = lambda record: setattr(model[4], "p", 0.0 if record["epoch"] >= 2 else 0.5)  # noqa: E731
+        finetune(model, X, Y, epochs=5, batch_size=50, callback=drop, progress=False, seed=1)
+        return model
+
+    plain, seen = tuned(), recording()
+    same(tuned(), plain, within=1e-6)
+    assert seen.recordings == 2
+
+
+@pytest.mark.parametrize("where", ["optimiser", "parameter", "instance"])
+def test_what_somebody_hangs_on_is_not_recorded(where, recording):
+    seen, model, calls = recording(), network(), []
+
+    def build(groups, lr):
+        optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+        if where == "optimiser":
+            optimizer.register_step_post_hook(lambda *_: calls.append(1))
+        return optimizer
+
+    if where == "parameter":
+        model[1].weight.register_hook(lambda slope: calls.append(1))
+    if where == "instance":
+        model[3].forward = lambda x: (calls.append(1), x.sigmoid())[1]
+    finetune(model, X, Y, epochs=2, batch_size=50, optimiser=build, progress=False, seed=1)
+    assert not seen.recordings
+    assert len(calls) >= 10
 
 
 def test_a_network_with_hooks_is_not_recorded(recording):
-    replays, model, seen = recording(), network(), []
-    model.register_forward_hook(lambda *_: seen.append(1))
+    seen, model, calls = recording(), network(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
     finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1)
-    assert not replays
-    assert len(seen) >= 10
+    assert not seen.recordings
+    assert len(calls) >= 10
 
 
 def replay_of(work, state, draw=None):
@@ -199,10 +307,10 @@ def called(replay, times):
 
 
 def test_work_is_done_once_a_call(recording):
-    replays, number = recording(), torch.zeros(3)
+    seen, number = recording(), torch.zeros(3)
     called(replay_of(lambda: number.add_(1), lambda: [number]), 10)
     assert number.tolist() == [10, 10, 10]
-    assert len(replays) == 7
+    assert seen.replays == 7
 
 
 def test_work_that_cannot_be_recorded_is_done_plainly_and_said_once(recording):

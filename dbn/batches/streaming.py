@@ -16,11 +16,12 @@ def fits(x: Tensor, device: torch.device) -> bool:
     if device.type != "cuda" or x.device == device:
         return True
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which torch keeps for the next
     return x.numel() * x.element_size() <= _PART * free
 
 
 class StreamedSource(Source):
-    """Rows that are gathered in memory which a GPU reads by itself, and sent while it still learns from those before.
+    """Rows that are gathered while a GPU still learns from those before, in memory that it reads by itself.
 
     The order is that of a `TensorSource` with the same generator.
     """

@@ -20,7 +20,8 @@ class Estimator(nn.Module, ABC):
 
     #: Buffers that hold states of chains, and their dimension that counts chains.
     of_chains: ClassVar[Mapping[str, int]] = MappingProxyType({})
-    #: Whether its part of a step can be recorded on a GPU: nothing of it is decided by numbers read back from there.
+    #: Whether its part of a step can be recorded on a GPU: nothing of it is decided by numbers read back from there, or
+    #: by plain numbers that change. Each class says so for itself: what derives from it may do more.
     replayable: ClassVar[bool] = False
 
     def check(self, rbm: RBM) -> None:

@@ -19,7 +19,6 @@ class Persistent(Estimator):
 
     hidden: Tensor | None
     of_chains = MappingProxyType({"hidden": 0})
-    replayable = True
 
     def __init__(self, chains: int, steps: int, start: Literal["noise", "data"]) -> None:
         super().__init__()
@@ -89,6 +88,8 @@ class PCD(Persistent):
     are samples of no model and training can diverge from the data.
     """
 
+    replayable = True
+
     def __init__(self, chains: int = 100, steps: int = 1, *, start: Literal["noise", "data"] = "noise") -> None:
         super().__init__(chains, steps, start)
 
@@ -133,6 +134,7 @@ class FastPCD(Persistent):
     The chains sample no model, and the gradient is biased for as long as the fast weights are not small.
     """
 
+    replayable = True
     weight: Tensor | None
     visible_bias: Tensor
     hidden_bias: Tensor

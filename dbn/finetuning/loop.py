@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, Self
@@ -189,7 +189,8 @@ def finetune(
             course.take_up(keeper.found)
         recorded = replayable(model, optimizer, loss, source)
         step = Steps(network, optimizer, rates, loss, bound, source, recorded=recorded)
-        with course.bar(epochs, progress) as bar, named_where_short(batch_size=batch_size):
+        named = named_where_short(batch_size=batch_size)
+        with course.bar(epochs, progress) as bar, named, closing(step):
             while course.epoch < epochs and best.waited < limit and not course.done:
                 model.train()
                 for inputs, labels, share in course.batches():
@@ -213,6 +214,7 @@ def finetune(
                     bar.set_postfix({name: f"{record[name]:.4f}" for name in names})
                     if callback is not None:
                         callback(record)
+                        step.look_again()
                 if course.diverged():
                     bar.update(course.step - bar.n)
                     continue

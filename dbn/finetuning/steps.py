@@ -1,6 +1,7 @@
-"""Steps of supervised training as the device does them best: on a GPU, full batches by one launch each."""
+"""Steps of supervised training as the device does them best: on a GPU, full batches recorded once and replayed."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,11 +11,16 @@ from torch.optim import Optimizer
 from dbn import distributed
 from dbn.arguments import choice
 from dbn.batches import Source
+from dbn.course import plain_of
 from dbn.finetuning.evaluation import Loss, check_labels, like_of, loss_of
 from dbn.recording import Replay, recordable
 from dbn.schedules import Schedule
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+#: Of modules, of parameters and of optimisers.
+_HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_post_accumulate_grad_hooks", "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"),
+)
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which then take their rate as a tensor
 
@@ -23,13 +29,15 @@ Optimiser = str | Callable[..., Optimizer]
 
 def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source: Source) -> bool:
     """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
-    fused = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
+    here = recordable(like_of(model).device) and distributed.world_size() == 1
+    known = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
     own = all(
-        type(module).__module__.startswith(("torch.nn.", "dbn.")) and not any(getattr(module, name) for name in _HOOKS)
+        type(module).__module__.startswith(("torch.nn.", "dbn.")) and "forward" not in vars(module)
         for module in model.modules()
     )
-    here = recordable(like_of(model).device) and distributed.world_size() == 1
-    return here and fused and own and loss is None and source.fixed
+    all_parts = (*model.modules(), *model.parameters(), optimizer)
+    hooked = any(getattr(part, name, None) for part in all_parts for name in _HOOKS)
+    return here and known and own and not hooked and loss is None and source.fixed
 
 
 def optimiser_factory(optimiser: Optimiser) -> Callable[..., Optimizer]:
@@ -71,14 +79,15 @@ class Steps:
         self.rows = min(source.batch_size, source.rows or source.batch_size) if recorded else None
         self.now = [float("nan") for _ in rates]
         device = self.parameters[0].device
+        self.settings = self._settings()
         self.learning_rates = torch.zeros(len(rates), dtype=torch.float32, device=device).unbind()  # as Adam reads them
-        self.replay = Replay(self._full, self._state, None, device)
+        self.replay = Replay(self._full, self._state, None, device) if recorded else None
         self.held: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, inputs: Tensor, labels: Tensor | None, share: float, epoch: float, of_rate: float) -> Tensor:
         """Learn from labelled rows, which are such a share of a batch, by a part of the rates of that epoch."""
         self._set([of_rate * rate(epoch) for rate in self.rates])
-        if labels is None or len(inputs) != self.rows:
+        if self.replay is None or labels is None or len(inputs) != self.rows:
             return self._step(inputs, labels, share)
         if self.held is None:
             self.held = inputs.clone(), labels.clone(), inputs.new_zeros(())
@@ -86,6 +95,24 @@ class Steps:
             buffer.copy_(value)
         self.replay()
         return self.held[2].clone()
+
+    def look_again(self) -> None:
+        """Where a setting has changed, record anew at the next full batch."""
+        if self.replay is not None and self.settings != (settings := self._settings()):
+            self.settings = settings
+            self.replay.forget()
+
+    def close(self) -> None:
+        """Give back what a recording holds, gradients included; there are no more steps."""
+        if self.replay is not None:
+            self.optimizer.zero_grad()
+            self.replay.close()
+
+    def _settings(self) -> list[Any]:
+        """The plain numbers and words of network and optimiser, which a recording keeps as they are."""
+        groups = [plain_of({**group, "lr": None, "capturable": None}) for group in self.optimizer.param_groups]
+        learned = [value.requires_grad for value in self.parameters]
+        return [*(plain_of(vars(module)) for module in self.network.modules()), *groups, learned]
 
     def _set(self, now: list[float]) -> None:
         for group in self.optimizer.param_groups:
@@ -111,10 +138,8 @@ class Steps:
         assert self.held is not None
         inputs, labels, loss = self.held
         recording = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
-        for group in self.optimizer.param_groups:
-            if "capturable" in group:  # Adam warns of it in plain steps, and refuses to be recorded without
-                group["capturable"] = recording
-        loss.copy_(self._step(inputs, labels))
+        with _capturable(self.optimizer, recording):
+            loss.copy_(self._step(inputs, labels))
 
     def _state(self) -> list[Tensor]:
         assert self.held is not None
@@ -123,6 +148,19 @@ class Steps:
     def _moments(self) -> Iterator[Tensor]:
         for values in self.optimizer.state.values():
             yield from (value for value in values.values() if isinstance(value, Tensor))
+
+
+@contextmanager
+def _capturable(optimizer: Optimizer, recording: bool) -> Iterator[None]:
+    """Adam refuses to be recorded where it is not marked so, and warns of the mark in plain steps."""
+    marked = [group for group in optimizer.param_groups if recording and "capturable" in group]
+    for group in marked:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in marked:
+            group["capturable"] = False
 
 
 @torch.no_grad()

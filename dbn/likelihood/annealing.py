@@ -1,6 +1,7 @@
 """Log Z of large machines, by annealing from and to independent units."""
 
 import math
+from contextlib import closing
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from dbn import distributed
 from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
 from dbn.memory import named_where_short
 from dbn.rbm import RBM
-from dbn.recording import Replay, recordable
+from dbn.recording import Replay, declared, recordable
 
 _BUFFERS = 4  # of each layer's width, that a chain takes
 
@@ -184,13 +185,14 @@ def _annealed(
     slope = rbm.visible_bias.detach() - biases
     passage = _Passage(rbm, v, biases, slope if bool(slope.any()) else None, betas, generator)
     hidden = not (progress and distributed.shows_progress())
-    for place in tqdm(range(len(betas) - 1), desc=description, unit="β", disable=hidden, dynamic_ncols=True):
-        passage.step(place)
+    with closing(passage):
+        for place in tqdm(range(len(betas) - 1), desc=description, unit="β", disable=hidden, dynamic_ncols=True):
+            passage.step(place)
     return passage.log_weights
 
 
 class _Passage:
-    """Chains on their way from one β to another, and their log weights so far; on a GPU a β is one launch.
+    """Chains on their way from one β to another, and their log weights so far; on a GPU each β is replayed.
 
     `slope` is how far the machine's visible biases are from those of the base, or None where they are the same.
     """
@@ -209,7 +211,7 @@ class _Passage:
         self.log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
         self.rungs = torch.tensor(list(pairwise(betas)), dtype=torch.float64)
         self.replay: Replay | None = None
-        if recordable(v.device) and rbm.visible.replayable and rbm.hidden.replayable:
+        if recordable(v.device) and declared(rbm.visible) and declared(rbm.hidden):
             self.rungs = self.rungs.to(v.device)
             self.rung = torch.zeros_like(self.rungs[0])
             self.replay = Replay(self._recorded, lambda: [self.v, self.log_weights], generator, v.device)
@@ -221,6 +223,11 @@ class _Passage:
             return
         self.rung.copy_(self.rungs[place])
         self.replay()
+
+    def close(self) -> None:
+        """Give back what a recording holds."""
+        if self.replay is not None:
+            self.replay.close()
 
     def _recorded(self) -> None:
         beta, following = self.rung.unbind()

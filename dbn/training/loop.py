@@ -1,6 +1,7 @@
 """The loop: a recipe followed on rows that are open, with its history."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, Literal
@@ -242,7 +243,6 @@ def run(
     estimator.prepare(rbm, draws.own)
     centre = _centre(rbm, source, recipe.centring)
     learner = Learner(rbm, estimator, draws.own, centre, recipe, apart=replayable(rbm, estimator))
-    step = Steps(learner, min(source.batch_size, source.rows or source.batch_size), recipe.weight_decay)
     average, best = Average(rbm), Best(rbm, recipe.stopping)
     parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
     course = Course(parts, monitor.fault, draws, source, keeper, description, recipe.on_divergence)
@@ -250,6 +250,7 @@ def run(
         course.take_up(found)
     if course.done:
         return course.history
+    step = Steps(learner, min(source.batch_size, source.rows or source.batch_size), recipe.weight_decay)
 
     def record(epochs_done: float) -> None:
         seen = {"epoch": epochs_done, "step": float(course.step), "seconds": course.seconds, **monitor()}
@@ -262,8 +263,9 @@ def run(
         bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
         if callback is not None:
             callback(entry)
+            step.look_again()
 
-    with course.bar(recipe.epochs, progress) as bar:
+    with course.bar(recipe.epochs, progress) as bar, closing(step):
         while course.epoch < recipe.epochs and not best.stopped:
             for v, _, share in course.batches(learner.place):
                 now, done = (

@@ -67,7 +67,8 @@ class Learner:
         self.parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
         self.flat, self.increments = _in_one_piece(self.parameters, rbm.weight)
         self.gradient: dict[str, Tensor] = {}
-        if apart or self.penalties.clip is not None:
+        self.apart = apart or self.penalties.clip is not None
+        if self.apart:
             self.flat_gradient, self.gradient = _in_one_piece(self.parameters, rbm.weight)
         self.activity: Tensor | None = None
         self.contrast = lru_cache(maxsize=4)(self._contrast)
@@ -77,14 +78,22 @@ class Learner:
         return self.contrast(rows).above.visible
 
     @torch.no_grad()
-    def step(self, v: Tensor, learning_rate: Rate, momentum: Rate, weight_decay: float, share: float = 1.0) -> None:
+    def step(
+        self,
+        v: Tensor,
+        learning_rate: Rate,
+        momentum: Rate,
+        weight_decay: float,
+        share: float = 1.0,
+        contrast: Contrast | None = None,
+    ) -> None:
         """Learn from visible rows v (n, V), wherever they are, which are such a share of a batch."""
-        contrast = self.contrast(len(v))
+        contrast = contrast or self.contrast(len(v))
         positive = self.rbm.phase(v, room=contrast.above)._replace(share=share)
         negative = self.estimator.negative(self.rbm, positive, self.generator, contrast.below)
         pull = self._followed(positive)
         offsets = None if self.centre is None else self.centre[0]
-        if self.gradient:
+        if self.apart:
             add_gradient(self.rbm, self.gradient, positive, negative, contrast, 1.0, 0.0, offsets)
             self._clip(distributed.add_up(self.flat_gradient))
             self._restrain(self.gradient, pull, 1.0, weight_decay)
@@ -120,7 +129,7 @@ class Learner:
         if self.centre is not None:
             for offset, value in zip(self.centre[0], state["offsets"], strict=True):
                 offset.copy_(value)
-        if self.gradient:
+        if self.apart:
             self.flat_gradient.zero_()  # 0 times what is not finite would be kept
         estimator = {n: value.value if isinstance(value, Shard) else value for n, value in state["estimator"].items()}
         _without(self.estimator, estimator.keys())

@@ -1,21 +1,24 @@
-"""Steps of a learner as the device does them best: on a GPU, full batches by one launch each."""
+"""Steps of a learner as the device does them best: on a GPU, full batches recorded once and replayed."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dbn import distributed
+from dbn.course import plain_of
 from dbn.estimators import Estimator
 from dbn.rbm import RBM
-from dbn.recording import Replay, recordable
+from dbn.recording import Replay, declared, recordable
 from dbn.training.step import Learner
 
 
 def replayable(rbm: RBM, estimator: Estimator) -> bool:
-    """Whether steps of this machine can be recorded where it is: nothing in them is read back from the device."""
-    parts = (rbm.visible, rbm.hidden, estimator)
-    return recordable(rbm.weight.device) and distributed.world_size() == 1 and all(part.replayable for part in parts)
+    """Whether steps of this machine can be recorded where it is: its units and this estimator say so themselves."""
+    here = recordable(rbm.weight.device) and distributed.world_size() == 1
+    return here and all(map(declared, (rbm.visible, rbm.hidden, estimator)))
 
 
 class Steps:
@@ -32,11 +35,13 @@ class Steps:
         device = learner.rbm.weight.device
         self.replay: Replay | None = None
         if replayable(learner.rbm, learner.estimator):
-            # Held here, so that the buffers whose places are recorded are not given back.
-            self.held = learner.contrast(rows)
-            self.visible = self.held.visible[:rows]
+            self.contrast = learner.contrast(rows)  # whose buffers must not go while their places are recorded
+            room = self.contrast.above.visible
+            assert room is not None
+            self.visible = room
             self.rates: tuple[float, ...] = ()
             self.learning_rate, self.momentum = torch.zeros(2, dtype=torch.float64, device=device).unbind()
+            self.settings = self._settings()
             self.replay = Replay(self._full, self._state, learner.generator, device)
 
     def __call__(self, v: Tensor, learning_rate: float, momentum: float, share: float = 1.0) -> None:
@@ -46,11 +51,27 @@ class Steps:
             return
         self._set(learning_rate, momentum)
         if len(v) != self.rows:
-            self.learner.step(v, self.learning_rate, self.momentum, self.weight_decay, share)
+            with _in_place(self.learner.estimator):
+                self.learner.step(v, self.learning_rate, self.momentum, self.weight_decay, share)
             return
         if v is not self.visible:
             self.visible.copy_(v)
         self.replay()
+
+    def look_again(self) -> None:
+        """Where a setting has changed, record anew at the next full batch."""
+        if self.replay is not None and self.settings != (settings := self._settings()):
+            self.settings = settings
+            self.replay.forget()
+
+    def close(self) -> None:
+        """Give back what a recording holds; there are no more steps."""
+        if self.replay is not None:
+            self.replay.close()
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """The plain numbers and words of machine and estimator, which a recording keeps as they are."""
+        return [plain_of(vars(one)) for part in (self.learner.rbm, self.learner.estimator) for one in part.modules()]
 
     def _set(self, *rates: float) -> None:
         if rates != self.rates:
@@ -59,24 +80,37 @@ class Steps:
             self.rates = rates
 
     def _full(self) -> None:
-        """A step from the rows that are held, after which whatever it carries is where it was before."""
-        before = dict(_buffers(self.learner.estimator))
-        self.learner.step(self.visible, self.learning_rate, self.momentum, self.weight_decay)
-        for (module, name), value in _buffers(self.learner.estimator):
-            old = before.get((module, name))
-            if old is not None and old is not value:
-                module._buffers[name] = old.copy_(value)
+        """A step from the rows that are held."""
+        with _in_place(self.learner.estimator):
+            self.learner.step(
+                self.visible, self.learning_rate, self.momentum, self.weight_decay, contrast=self.contrast
+            )
 
     def _state(self) -> list[Tensor]:
         learner = self.learner
-        carried = [value for _, value in _buffers(learner.estimator)]
+        carried = [value for _, _, value in _buffers(learner.estimator)]
         centre = [] if learner.centre is None else list(learner.centre[0])
         activity = [] if learner.activity is None else [learner.activity]
-        return [*learner.rbm.parameters(), learner.flat, self.held.visible, *carried, *centre, *activity]
+        return [*learner.rbm.parameters(), learner.flat, self.contrast.visible, *carried, *centre, *activity]
 
 
-def _buffers(estimator: Estimator) -> Iterator[tuple[tuple[torch.nn.Module, str], Tensor]]:
+@contextmanager
+def _in_place(estimator: Estimator) -> Iterator[None]:
+    """Leave what chains carry where it was before, with the new numbers; with the old ones where a step breaks off."""
+    before = list(_buffers(estimator))
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        for module, name, old in before:
+            new = module._buffers[name]
+            if new is not None and new is not old:
+                module._buffers[name] = old.copy_(new) if done else old
+
+
+def _buffers(estimator: Estimator) -> Iterator[tuple[nn.Module, str, Tensor]]:
     for module in estimator.modules():
         for name, value in list(module._buffers.items()):
             if value is not None:
-                yield (module, name), value
+                yield module, name, value

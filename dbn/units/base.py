@@ -21,7 +21,8 @@ class Unit(nn.Module, ABC):
     has_energy = True
     #: Inclusive range of the values that a unit takes.
     support = (-float("inf"), float("inf"))
-    #: Whether means and samples can be recorded on a GPU: nothing of them is decided by numbers read back from there.
+    #: Whether means and samples can be recorded on a GPU: nothing is decided by numbers read back from there, or
+    #: by plain numbers that change. Each class says so for itself: what derives from it may do more.
     replayable = False
     #: Learning rate of contrastive divergence that suits the unit (Hinton 2010, A practical guide to training RBMs).
     suggested_learning_rate = 0.1

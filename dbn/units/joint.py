@@ -28,6 +28,8 @@ class Joint(Unit):
         tensor([0.5000, 0.5000, 0.2500, 0.2500, 0.2500, 0.2500])
     """
 
+    replayable = True
+
     def __init__(self, *parts: Unit) -> None:
         if not parts:
             raise ValueError("parts is empty: name at least one unit, as in Joint(Bernoulli(500), Categorical(10))")
@@ -37,7 +39,7 @@ class Joint(Unit):
         super().__init__(sum(part.size for part in parts))
         self.parts = nn.ModuleList(parts)
         self.has_energy = all(part.has_energy for part in parts)
-        self.replayable = all(part.replayable for part in parts)
+        self.replayable = all("replayable" in vars(type(part)) and part.replayable for part in parts)
         self.support = (min(part.support[0] for part in parts), max(part.support[1] for part in parts))
         self.suggested_learning_rate = min(part.suggested_learning_rate for part in parts)
 
