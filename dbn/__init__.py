@@ -20,6 +20,7 @@ from dbn.likelihood import (
 )
 from dbn.products import matrix_products
 from dbn.rbm import RBM
+from dbn.side_by_side import SideBySide
 from dbn.training import EarlyStopping, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
 from dbn.version import __version__ as __version__
@@ -44,6 +45,7 @@ __all__ = [
     "NoisyReLU",
     "ParallelTempering",
     "ReLU",
+    "SideBySide",
     "Spin",
     "Unit",
     "ais",

@@ -25,6 +25,9 @@ from experiments.records import as_dict, claim, environment, kept, launch, write
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
 from experiments.tables import conclusion, labelled, table
+from experiments.together import Together, alike
+
+Trial = tuple[nn.Sequential, History]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Config:
         "validation error in percent for the epochs column; by default what every seed of the best baseline reaches",
     )
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
+    side_by_side: bool | None = option(
+        None, "fine-tune the seeds of a start as one batched program; by default on a GPU, where that is faster"
+    )
     out: str | None = option(
         None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
     )
@@ -147,18 +153,8 @@ def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
 
 def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]") -> dict[str, Any]:
     """Every rate with every seed; then the chosen rate's networks, and only they, on the test set."""
-    start, seeds = STARTS[name], range(config.seeds)
-
-    def trial(rate_and_seed: tuple[str, int]) -> tuple[nn.Module, History]:
-        rate, seed = rate_and_seed
-        bar.set_description(f"{labels} labels, {start.label}, rate {rate}, seed {seed}")
-        network, history = _fine_tuned(config, labels, name, rate, seed, stacks[seed])
-        bar.update(together)
-        return network.cpu() if together > 1 else network, history
-
-    together = distributed.world_size()
-    runs = iter(distributed.spread(trial, [(rate, seed) for rate in config.rates for seed in seeds]))
-    trials = {rate: [next(runs) for _ in seeds] for rate in config.rates}
+    start = STARTS[name]
+    trials = _trials(config, labels, name, stacks, bar)
     chosen = min(config.rates, key=lambda rate: sum(min(history["validation_error"]) for _, history in trials[rate]))
     body, head = rates_of(chosen)
     histories = [history for _, history in trials[chosen]]
@@ -180,28 +176,56 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
     }
 
 
-def _fine_tuned(
-    config: Config, labels: int, name: str, rate: str, seed: int, stack: DBN | None
-) -> tuple[nn.Module, History]:
+def _trials(
+    config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]"
+) -> dict[str, list[Trial]]:
+    """Every rate with every seed, one by one or all seeds of a rate at once; several processes share them."""
+    processes = distributed.world_size()
+    at_once = [tuple(range(config.seeds))] if _stand_together(config, labels) else [(s,) for s in range(config.seeds)]
+
+    def trial(rate_and_seeds: tuple[str, tuple[int, ...]]) -> list[Trial]:
+        rate, seeds = rate_and_seeds
+        bar.set_description(f"{labels} labels, {STARTS[name].label}, rate {rate}, seed {' '.join(map(str, seeds))}")
+        networks = [_network(config, labels, name, seed, stacks[seed]) for seed in seeds]
+        histories = _fine_tuned(config, labels, rate, networks, seeds)
+        bar.update(processes * len(seeds))
+        return [
+            (network.cpu() if processes > 1 else network, history)
+            for network, history in zip(networks, histories, strict=True)
+        ]
+
+    runs = iter(distributed.spread(trial, [(rate, seeds) for rate in config.rates for seeds in at_once]))
+    return {rate: [run for _ in at_once for run in next(runs)] for rate in config.rates}
+
+
+def _stand_together(config: Config, labels: int) -> bool:
+    on_gpu = choose_device(config.device).type == "cuda"
+    wanted = on_gpu if config.side_by_side is None else config.side_by_side
+    return wanted and alike([_split(config.data, config.root, labels, seed) for seed in range(config.seeds)])
+
+
+def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | None) -> nn.Sequential:
     split = _split(config.data, config.root, labels, seed)
-    train = split.train.labelled
-    batch_size, epochs = budget(len(train.x), config)
-    sizes = [train.x.shape[1], *config.hidden, split.classes]
-    network = STARTS[name].build(sizes, stack, seed)
+    return STARTS[name].build([split.train.x.shape[1], *config.hidden, split.classes], stack, seed)
+
+
+def _fine_tuned(
+    config: Config, labels: int, rate: str, networks: list[nn.Sequential], seeds: tuple[int, ...]
+) -> list[History]:
+    """The histories of the seeds' networks, which are one, or all at once."""
+    split = _split(config.data, config.root, labels, seeds[0])
     body, head = rates_of(rate)
-    history = finetune(
-        network,
-        *train,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=body,
-        head_learning_rate=head,
-        validation=split.validation,
-        device=config.device,
-        progress=False,
-        seed=seed,
-    )
-    return network, history
+    batch_size, epochs = budget(len(split.train.labelled.x), config)
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": body, "head_learning_rate": head}
+    if len(seeds) > 1:
+        return _together(config.data, config.root, labels, seeds, config.device).tuned(networks, **settings, seed=0)
+    rows = {"validation": split.validation, "device": config.device, "progress": False, "seed": seeds[0]}
+    return [finetune(networks[0], *split.train.labelled, **settings, **rows)]
+
+
+@lru_cache(maxsize=1)
+def _together(data: str, root: str | None, labels: int, seeds: tuple[int, ...], device: str) -> Together:
+    return Together([_split(data, root, labels, seed) for seed in seeds], choose_device(device))
 
 
 def budget(rows: int, config: Config) -> tuple[int, int]:

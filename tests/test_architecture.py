@@ -26,6 +26,7 @@ RANKS = {
     "memory": set(),
     "recording": set(),
     "products": {"arguments"},
+    "side_by_side": set(),
     "datasets": {"arguments"},
     "plots": set(),
     "schedules": {"arguments"},

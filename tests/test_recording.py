@@ -205,10 +205,11 @@ def network():
     [
         {},
         {"optimiser": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True), "weight_decay": 0.1},
+        {"loss": nn.functional.cross_entropy},
         {"optimiser": "sgd", "max_norm": 1.0, "weight_decay": 1e-3, "head_learning_rate": lambda epoch: 0.1},
         {"learning_rate": lambda epoch: 0.01 / (1 + epoch), "head_learning_rate": 0.01, "validation": (X, Y)},
     ],
-    ids=["adam", "adamw", "sgd", "schedules"],
+    ids=["adam", "adamw", "loss", "sgd", "schedules"],
 )
 def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
     def tuned():
@@ -246,7 +247,7 @@ class Ours(nn.Linear):
     "options",
     [
         {"optimiser": lambda groups, lr: torch.optim.AdamW(groups, lr=lr)},
-        {"loss": nn.functional.cross_entropy},
+        {"loss": lambda outputs, labels: nn.functional.cross_entropy(outputs, labels)},
         {"model": nn.Sequential(Ours(12, 4))},
     ],
     ids=["optimiser", "loss", "module"],

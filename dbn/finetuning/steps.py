@@ -16,6 +16,7 @@ from dbn.finetuning.evaluation import Loss, check_labels, like_of, loss_of
 from dbn.recording import Replay, recordable
 from dbn.schedules import Schedule
 
+_OURS = ("torch.nn.", "dbn.")
 #: Of modules, of parameters and of optimisers.
 _HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
@@ -31,13 +32,11 @@ def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source
     """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
     here = recordable(like_of(model).device) and distributed.world_size() == 1
     known = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
-    own = all(
-        type(module).__module__.startswith(("torch.nn.", "dbn.")) and "forward" not in vars(module)
-        for module in model.modules()
-    )
+    own = all(type(module).__module__.startswith(_OURS) and "forward" not in vars(module) for module in model.modules())
     all_parts = (*model.modules(), *model.parameters(), optimizer)
     hooked = any(getattr(part, name, None) for part in all_parts for name in _HOOKS)
-    return here and known and own and not hooked and loss is None and source.fixed
+    pure = loss is None or str(getattr(loss, "__module__", "")).startswith(_OURS)
+    return here and known and own and not hooked and pure and source.fixed
 
 
 def optimiser_factory(optimiser: Optimiser) -> Callable[..., Optimizer]:
