@@ -23,7 +23,7 @@ class SideBySide(nn.Sequential):
         networks: S networks of linear layers, activations and dropout, alike but for their numbers. They are copied.
 
     Raises:
-        TypeError: where one is no nn.Sequential, or holds another kind of module.
+        TypeError: where that is no list, or one is no nn.Sequential, or holds another kind of module.
         ValueError: without networks, or where they are not alike.
 
     Example:
@@ -110,11 +110,13 @@ def _side_by_side(modules: Sequence[Any]) -> nn.Module:
     return _Linear(modules) if isinstance(modules[0], nn.Linear) else copy.deepcopy(modules[0])
 
 
-def _linear_of(network: nn.Sequential) -> Iterator[nn.Linear]:
-    return (module for module in network if isinstance(module, nn.Linear))
+def _linear_of(network: nn.Module) -> Iterator[nn.Linear]:
+    return (module for module in network.children() if isinstance(module, nn.Linear))
 
 
-def _check(networks: Sequence[Any]) -> None:
+def _check(networks: Any) -> None:
+    if not isinstance(networks, Sequence | nn.ModuleList):
+        raise TypeError(f"networks is a {type(networks).__name__}: give a list of nn.Sequential networks")
     if not len(networks):
         raise ValueError("networks is empty: give at least one")
     for network in networks:

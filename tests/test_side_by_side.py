@@ -67,6 +67,8 @@ def test_networks_of_stacks_with_dropout_are_taken_too():
     ("given", "error", "words"),
     [
         ([], ValueError, "networks is empty"),
+        (3, TypeError, "networks is a int"),
+        (nn.Sequential(nn.Linear(2, 2)), TypeError, "networks is a Sequential"),
         ([nn.Linear(2, 2)], TypeError, "holds a Linear"),
         ([nn.Sequential(nn.Conv1d(1, 1, 1))], TypeError, "holds Conv1d"),
         ([nn.Sequential(nn.Linear(2, 2, bias=False))], TypeError, "with biases"),
