@@ -25,7 +25,7 @@ from dbn.datasets import DataSplit, Samples
 from dbn.schedules import linear
 from experiments.command_line import option
 from experiments.records import environment, read_json, write_json
-from experiments.starts import KNOWN, pretrained
+from experiments.starts import KNOWN, one_test_set, pretrained
 from experiments.tuning import file_name, narrowed, setting_of, tuned
 
 Arm = dict[str, Any]
@@ -268,6 +268,7 @@ def _described(cell: Cell, chosen: str) -> Arm:
         "labels": cell.labels or rows,
         "labelled_rows": rows,
         "commit": environment()["commit"],
+        "one_test_set": one_test_set([cell.split(seed) for seed in seeds]),
         "setting": chosen,
         "learning_rate": setting.body,
         "head_learning_rate": setting.head,

@@ -23,7 +23,7 @@ from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
 from experiments.records import as_dict, claim, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
-from experiments.starts import STARTS, pretrained
+from experiments.starts import STARTS, one_test_set, pretrained
 from experiments.tables import conclusion, labelled, table
 from experiments.together import Together, alike
 
@@ -164,6 +164,7 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
         "labels": labels,
         "labelled_rows": len(_split(config.data, config.root, labels, 0).train.labelled.x),
         "commit": environment()["commit"],
+        "one_test_set": one_test_set([_split(config.data, config.root, labels, seed) for seed in range(config.seeds)]),
         "learning_rate": body,
         "head_learning_rate": head,
         "test_error": [

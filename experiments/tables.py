@@ -58,10 +58,11 @@ def conclusion(arms: Sequence[Arm], labels: int) -> str:
         verdict = "pretraining did harm"
     else:
         verdict = "no difference that these seeds can show"
+    tested = "which all share one test set" if ours["one_test_set"] else "each with test rows of its own"
     return (
         f"{_DBN} against {baseline['start']} ({baseline['activation']}), the best start without pretraining on "
         f"validation: {mean:+.2f} ± {half:.2f} points of test error, {verdict}. The 95 % interval is over paired seeds "
-        "(labelled rows, weights, order), which all share one test set."
+        f"(labelled rows, weights, order), {tested}."
     )
 
 

@@ -175,6 +175,7 @@ def test_compare_takes_a_table_of_the_users_own(tmp_path):
     starts = ["--starts", "xavier", "dbn", "--labels", "50", "--hidden", "6"]
     content = compare.main(["tiny", "--data", str(path), "--out", str(tmp_path / "out"), *starts])
     assert [arm["start"] for arm in content["arms"]] == ["Xavier", "DBN"]
+    assert "each with test rows of its own" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -312,6 +313,7 @@ def arm(start, errors):
         "learning_rate": 1e-3,
         "head_learning_rate": 1e-3,
         "seconds": [1.0] * 3,
+        "one_test_set": True,
     }
     return {
         "start": start,
