@@ -38,7 +38,7 @@ def record(work: Callable[[], None], generator: Generator, stream: Any) -> Graph
     """A graph of what `work` does on the GPU, without doing it; `generator` draws for it, and at every replay anew."""
     with torch.cuda.device(stream.device), torch.cuda.stream(stream):  # put back as they were, however this ends
         graph = torch.cuda.CUDAGraph()
-        if torch.__version__ < "2.13":  # since then every generator that is met while recording is taken in
+        if torch.__version__ < "2.14":  # since then every generator that is met while recording is taken in
             graph.register_generator_state(generator)
         # Other threads, such as those of a loader that pins memory, may go on with what a recording forbids.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
@@ -73,6 +73,8 @@ class Replay:
         self.graph: Graph | None = None
         self.places: list[int] = []
         self.plain, self.recordings, self.checked, self.failed = _PLAIN, 0, False, False
+        #: Whether the work is being recorded, and not done.
+        self.recording = False
 
     def __call__(self) -> None:
         if self.failed or self.plain:
@@ -90,6 +92,10 @@ class Replay:
         """Record anew at the next call: something that was recorded as a plain number may have changed."""
         if self.graph is not None:
             self.graph, self.recordings = None, self.recordings - 1
+
+    def stop(self) -> None:
+        """Do all plainly from now on: what is called may be of another kind than what was recorded."""
+        self.graph, self.failed = None, True
 
     def close(self) -> None:
         """Give back what a graph holds, also of its memory; there are no more calls."""
@@ -116,6 +122,7 @@ class Replay:
 
     def _tried(self) -> str:
         """Record; or why that was not possible, in words alone, since an error would hold what it has met."""
+        self.recording = True
         try:
             self.graph = record(self.work, self.generator, self.stream)
         except RuntimeError as error:
@@ -123,6 +130,8 @@ class Replay:
                 for generator in (self.generator, _generator_of(self.device)):  # which may believe to be recorded yet
                     generator.graphsafe_set_state(generator.clone_state())
             return str(error)
+        finally:
+            self.recording = False
         return ""
 
     def _check(self, graph: Graph) -> None:
@@ -141,12 +150,11 @@ class Replay:
         _put(state, before)
         self.generator.set_state(drawing)
         graph.replay()
-        changed = [triple for triple in zip(before, plain, state, strict=True) if not torch.equal(*triple[:2])]
-        # What has no gradient but rounding, such as a bias under batch normalisation, goes anywhere under Adam.
-        if 2 * sum(_parted(*triple) for triple in changed) > len(changed):
+        why = _difference(before, plain, state)
+        if why:
             _put(state, plain)
             self.generator.set_state(spent)
-            self._fail("a replay does not do what the plain run does")
+            self._fail(why)
 
     def _run_aside(self) -> None:
         """On the stream of the recording: what autograd keeps belongs to the stream that it was made on."""
@@ -160,7 +168,7 @@ class Replay:
         main.wait_stream(self.stream)
 
     def _fail(self, why: str) -> None:
-        self.graph, self.failed = None, True
+        self.stop()
         warnings.warn(f"steps are launched kernel by kernel, since they cannot be replayed: {why}", stacklevel=2)
 
 
@@ -194,6 +202,17 @@ def _copies(state: list[Tensor]) -> list[Tensor] | None:
 def _put(state: list[Tensor], values: list[Tensor]) -> None:
     for tensor, value in zip(state, values, strict=True):
         tensor.copy_(value)
+
+
+def _difference(before: list[Tensor], plain: list[Tensor], replayed: list[Tensor]) -> str:
+    """In words, how a replay has done something else than a plain run from the same numbers, or nothing."""
+    changed = [triple for triple in zip(before, plain, replayed, strict=True) if not torch.equal(*triple[:2])]
+    try:
+        parted = sum(_parted(*triple) for triple in changed)
+    except torch.OutOfMemoryError:
+        return "there is no memory to hold a replay to a plain run"
+    # What has no gradient but rounding, such as a bias under batch normalisation, goes anywhere under Adam.
+    return "a replay does not do what the plain run does" if parted and 2 * parted >= len(changed) else ""
 
 
 def _parted(before: Tensor, plain: Tensor, replayed: Tensor) -> bool:

@@ -11,20 +11,23 @@ from torch.nn import functional
 
 #: What acts on each number, or each row, by itself, whatever dimensions come before.
 _ALIKE = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Identity, nn.Dropout)
+_NUMBERS = ("weight", "bias")
 
 
-class SideBySide(nn.Sequential):
+class SideBySide(nn.Module):
     """Networks of one shape as one network, whose rows hold a row of each, side by side: (n, S·d) -> (n, S·k).
 
     A step costs as many launches as a step of one network, so that on a GPU several small ones are trained in the time
     of one; `loss` is the sum of their losses, so that each learns as it would alone, from its own rows.
+
+    `finetune` is to be given its `loss`; what judges one network, `evaluate`, `predict` and `validation=`, wants one.
 
     Args:
         networks: S networks of linear layers, activations and dropout, alike but for their numbers. They are copied.
 
     Raises:
         TypeError: where that is no list, or one is no nn.Sequential, or holds another kind of module.
-        ValueError: without networks, or where they are not alike.
+        ValueError: without networks, where they are not alike, or where a module would do something else side by side.
 
     Example:
         >>> from dbn import finetune
@@ -40,14 +43,18 @@ class SideBySide(nn.Sequential):
     """
 
     def __init__(self, networks: Sequence[nn.Sequential]) -> None:
+        super().__init__()
         _check(networks)
         self.count = len(networks)
-        layers = [_side_by_side(modules) for modules in zip(*networks, strict=True)]
-        super().__init__(_Parted(len(networks)), *layers, _Joined())
-        self.to(next(networks[0].parameters()).device)
+        self.layers = nn.Sequential(*map(_side_by_side, zip(*networks, strict=True)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, S·k) of rows (n, S·d)."""
+        outputs: Tensor = self.layers(self.outputs_of_each(x))
+        return outputs.transpose(0, 1).flatten(1)
 
     def outputs_of_each(self, outputs: Tensor) -> Tensor:
-        """Outputs, or targets, of each network: (n, S·k) -> (S, n, k)."""
+        """What is side by side, outputs, targets or inputs, of each network: (n, S·k) -> (S, n, k)."""
         return outputs.reshape(len(outputs), self.count, -1).transpose(0, 1)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -62,48 +69,42 @@ class SideBySide(nn.Sequential):
 
     @torch.no_grad()
     def leave(self, networks: Sequence[nn.Sequential]) -> None:
-        """Copy the numbers of each network, as they are now, into networks of that shape."""
-        for place, network in enumerate(networks):
-            for ours, theirs in zip(self._linear(), _linear_of(network), strict=True):
-                theirs.weight.copy_(ours.weight[place].t())
-                theirs.bias.copy_(ours.bias.view(self.count, -1)[place])
+        """Copy the numbers of each network, as they are now, into networks of that shape.
 
-    def _linear(self) -> Iterator["_Linear"]:
-        return (module for module in self if isinstance(module, _Linear))
+        Raises:
+            ValueError: where they are of another number or shape.
+        """
+        _check(networks)
+        if len(networks) != self.count or str(SideBySide(networks)) != str(self):
+            raise ValueError(f"networks are {len(networks)} of {networks[0]}: give networks as those of {self}")
+        for place, network in enumerate(networks):
+            for ours, theirs in zip(_Linear.of(self.layers), _linear_of(network), strict=True):
+                theirs.weight.copy_(ours.weight.view(self.count, *theirs.weight.shape)[place])
+                theirs.bias.copy_(ours.bias.view(self.count, -1)[place])
 
 
 class _Linear(nn.Module):
-    """A linear layer of each network: (S, n, d) -> (S, n, k)."""
+    """A linear layer of each network: (S, n, d) -> (S, n, k). A row of the weight (S·k, d) leads into a unit."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach().t() for layer in layers]).contiguous())
-        self.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
+        self.count, first = len(layers), layers[0]
+        weight, bias = (torch.cat([layer.get_parameter(name).detach() for layer in layers]) for name in _NUMBERS)
+        self.weight = nn.Parameter(weight, first.weight.requires_grad)
+        self.bias = nn.Parameter(bias, first.bias.requires_grad)
+
+    @staticmethod
+    def of(layers: nn.Sequential) -> Iterator["_Linear"]:
+        """Those among some layers."""
+        return (layer for layer in layers if isinstance(layer, _Linear))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.view(len(x), 1, -1), x, self.weight)
+        weight = self.weight.view(self.count, -1, x.shape[2])
+        return torch.baddbmm(self.bias.view(self.count, 1, -1), x, weight.transpose(1, 2))
 
     def extra_repr(self) -> str:
-        count, inputs, outputs = self.weight.shape
-        return f"{count} of {inputs} to {outputs}"
-
-
-class _Parted(nn.Module):
-    """The rows of each network: (n, S·d) -> (S, n, d)."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), self.count, -1).transpose(0, 1)
-
-
-class _Joined(nn.Module):
-    """Side by side again: (S, n, k) -> (n, S·k)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(0, 1).flatten(1)
+        outputs, inputs = self.weight.shape
+        return f"{self.count} of {inputs} to {outputs // self.count}"
 
 
 def _side_by_side(modules: Sequence[Any]) -> nn.Module:
@@ -120,13 +121,28 @@ def _check(networks: Any) -> None:
     if not len(networks):
         raise ValueError("networks is empty: give at least one")
     for network in networks:
-        if not isinstance(network, nn.Sequential):
+        if type(network) is not nn.Sequential:
             raise TypeError(f"networks holds a {type(network).__name__}: give nn.Sequential networks")
         for module in network:
-            if not isinstance(module, (nn.Linear, *_ALIKE)) or (isinstance(module, nn.Linear) and module.bias is None):
-                raise TypeError(f"networks holds {module}: give linear layers with biases, activations and dropout")
+            _check_module(module)
     for one, other in pairwise(networks):
-        if str(one) != str(other):
+        if _shape(one) != _shape(other):
             raise ValueError(f"networks are not alike: one is {one}, another {other}")
     if not any(True for _ in _linear_of(networks[0])):
         raise ValueError("networks have no linear layer: there is nothing to train")
+
+
+def _check_module(module: nn.Module) -> None:
+    known = type(module) in (nn.Linear, *_ALIKE) and {name for name, _ in module.named_parameters()} <= set(_NUMBERS)
+    if not known or (isinstance(module, nn.Linear) and module.bias is None):
+        raise TypeError(f"networks holds {module}: give linear layers with biases, activations and dropout")
+    if isinstance(module, nn.Softmax) and module.dim != -1:
+        raise ValueError(f"networks holds {module}: give Softmax(-1), which stays within a row of any dimensions")
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise ValueError(f"networks holds {module} with a hook: take it off first, since it would not be called")
+
+
+def _shape(network: nn.Sequential) -> list[Any]:
+    """What networks must have in common."""
+    numbers = [(value.dtype, value.device, value.requires_grad) for value in network.parameters()]
+    return [str(network), *numbers]

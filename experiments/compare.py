@@ -3,11 +3,12 @@
 Every seed draws its own labelled subset, validation rows, weights and order; all starts of a seed share them. A stack
 is pretrained once a seed on all training rows, without labels. For every start the learning rate with the lowest mean
 validation error is taken from one list, the weights are those of the best epoch on validation, and the test set is
-read once, by the networks so chosen. Several processes share the runs between them, each alone with its own.
+read once, by the networks so chosen. Several processes share the runs between them, each alone with its own. On a GPU
+the seeds of a start are fine-tuned as one batched program, and then see their rows in one order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ _FREE = ("target_error", "out", "root", "device", "starts", "labels")
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
+    if config.side_by_side is None:
+        config = replace(config, side_by_side=choose_device(config.device).type == "cuda")
     out = Path(config.out or f"runs/compare-{preset}")
     claim(out, config, _FREE)
     trained = _stacks(config, out)
@@ -200,9 +203,9 @@ def _trials(
 
 
 def _stand_together(config: Config, labels: int) -> bool:
-    on_gpu = choose_device(config.device).type == "cuda"
-    wanted = on_gpu if config.side_by_side is None else config.side_by_side
-    return wanted and alike([_split(config.data, config.root, labels, seed) for seed in range(config.seeds)])
+    return bool(config.side_by_side) and alike(
+        [_split(config.data, config.root, labels, seed) for seed in range(config.seeds)]
+    )
 
 
 def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | None) -> nn.Sequential:

@@ -75,8 +75,8 @@ def claim(out: Path, config: Any, free: Sequence[str]) -> None:
     """Make `out` the folder of this configuration but for what is `free`; stop where it holds work of another."""
     path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in free}
     theirs = kept(path)
-    if theirs is not None and theirs != ours:
-        differing = [f"--{key.replace('_', '-')}" for key in ours if theirs.get(key) != ours[key]]
+    differing = [f"--{key.replace('_', '-')}" for key in ours if theirs is not None and theirs.get(key) != ours[key]]
+    if differing:
         raise ValueError(f"{out} holds a run with other {' '.join(differing)}: choose another --out, or delete it")
     write_json(path, ours)
 

@@ -290,6 +290,59 @@ def test_what_somebody_hangs_on_is_not_recorded(where, recording):
     assert len(calls) >= 10
 
 
+CHANGES = {
+    "betas": lambda model, optimizer, loss: optimizer.param_groups[0].update(betas=(0.5, 0.9)),
+    "loss": lambda model, optimizer, loss: setattr(loss, "label_smoothing", 0.3),
+    "module": lambda model, optimizer, loss: model.__setitem__(3, nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_a_callback_changes_is_heeded(what, recording):
+    def tuned():
+        model, loss, built = network().double(), nn.CrossEntropyLoss(), []
+
+        def build(groups, lr):
+            built.append(torch.optim.Adam(groups, lr=lr, fused=True))
+            return built[0]
+
+        def change(record):
+            if record["epoch"] == 2:
+                CHANGES[what](model, built[0], loss)
+
+        options = {"optimiser": build, "loss": loss, "callback": change, "progress": False, "seed": 1}
+        finetune(model, X, Y, epochs=5, batch_size=50, **options)
+        return model
+
+    plain, seen = tuned(), recording()
+    same(tuned(), plain, within=1e-6)
+    assert seen.recordings == 2
+
+
+def test_a_hook_that_a_callback_hangs_on_is_called(recording):
+    seen, model, calls = recording(), network(), []
+
+    def hang(record):
+        if record["epoch"] == 2:
+            model[1].weight.register_hook(lambda slope: calls.append(1))
+
+    finetune(model, X, Y, epochs=4, batch_size=50, callback=hang, progress=False, seed=1)
+    assert len(calls) == 10
+    assert seen.recordings == 1
+
+
+def test_a_callback_finds_the_gradients_of_the_last_step(recording):
+    def norms():
+        model, found = network().double(), []
+        note = lambda record: found.append(float(model[1].weight.grad.norm()))  # noqa: E731
+        finetune(model, X[:200], Y[:200], epochs=5, batch_size=50, callback=note, progress=False, seed=1)
+        return found
+
+    plain, seen = norms(), recording()
+    assert norms() == pytest.approx(plain, rel=1e-5)
+    assert seen.replays == FULL
+
+
 def test_a_network_with_hooks_is_not_recorded(recording):
     seen, model, calls = recording(), network(), []
     model.register_forward_hook(lambda *_: calls.append(1))

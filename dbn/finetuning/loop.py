@@ -187,7 +187,7 @@ def finetune(
         course = Course(parts, fault, draws, source, keeper, description, on_divergence)
         if keeper.found is not None:
             course.take_up(keeper.found)
-        recorded = replayable(model, optimizer, loss, source)
+        recorded = partial(replayable, model, optimizer, loss, source)
         step = Steps(network, optimizer, rates, loss, bound, source, recorded=recorded)
         named = named_where_short(batch_size=batch_size)
         with course.bar(epochs, progress) as bar, named, closing(step):

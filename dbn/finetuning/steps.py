@@ -32,9 +32,10 @@ def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source
     """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
     here = recordable(like_of(model).device) and distributed.world_size() == 1
     known = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
-    own = all(type(module).__module__.startswith(_OURS) and "forward" not in vars(module) for module in model.modules())
-    all_parts = (*model.modules(), *model.parameters(), optimizer)
-    hooked = any(getattr(part, name, None) for part in all_parts for name in _HOOKS)
+    modules = [*model.modules(), *_modules_of(loss)]
+    own = all(type(module).__module__.startswith(_OURS) and "forward" not in vars(module) for module in modules)
+    all_parts = (*modules, *model.parameters(), optimizer)
+    hooked = "step" in vars(optimizer) or any(getattr(part, name, None) for part in all_parts for name in _HOOKS)
     pure = loss is None or str(getattr(loss, "__module__", "")).startswith(_OURS)
     return here and known and own and not hooked and pure and source.fixed
 
@@ -58,7 +59,7 @@ class Steps:
         loss: of outputs and labels; None for the usual one.
         largest: Euclidean norm that what leads into a unit is bound to, or None.
         source: where the rows come from.
-        recorded: whether to record.
+        recorded: tells whether steps can be recorded, as `replayable` does, at the start and after every callback.
     """
 
     def __init__(
@@ -70,18 +71,20 @@ class Steps:
         largest: float | None,
         source: Source,
         *,
-        recorded: bool,
+        recorded: Callable[[], bool],
     ) -> None:
         self.network, self.optimizer, self.rates, self.loss, self.largest = network, optimizer, rates, loss, largest
         self.checked = source.fixed
         self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
-        self.rows = min(source.batch_size, source.rows or source.batch_size) if recorded else None
+        self.recorded = recorded
+        self.rows = min(source.batch_size, source.rows or source.batch_size) if recorded() else None
         self.now = [float("nan") for _ in rates]
         device = self.parameters[0].device
         self.settings = self._settings()
         self.learning_rates = torch.zeros(len(rates), dtype=torch.float32, device=device).unbind()  # as Adam reads them
-        self.replay = Replay(self._full, self._state, None, device) if recorded else None
+        self.replay = None if self.rows is None else Replay(self._full, self._state, None, device)
         self.held: tuple[Tensor, Tensor, Tensor] | None = None
+        self.slopes: list[Tensor | None] = []  # gradients as the recording made them, which replays write to
 
     def __call__(self, inputs: Tensor, labels: Tensor | None, share: float, epoch: float, of_rate: float) -> Tensor:
         """Learn from labelled rows, which are such a share of a batch, by a part of the rates of that epoch."""
@@ -93,11 +96,18 @@ class Steps:
         for buffer, value in zip(self.held[:2], (inputs, labels), strict=True):
             buffer.copy_(value)
         self.replay()
+        if self.replay.graph is not None:
+            for parameter, slope in zip(self.parameters, self.slopes, strict=True):
+                parameter.grad = slope
         return self.held[2].clone()
 
     def look_again(self) -> None:
-        """Where a setting has changed, record anew at the next full batch."""
-        if self.replay is not None and self.settings != (settings := self._settings()):
+        """Where a setting has changed, record anew at the next full batch, or no more where that is now impossible."""
+        if self.replay is None:
+            return
+        if not self.recorded():
+            self.replay.stop()
+        if self.settings != (settings := self._settings()):
             self.settings = settings
             self.replay.forget()
 
@@ -105,13 +115,17 @@ class Steps:
         """Give back what a recording holds, gradients included; there are no more steps."""
         if self.replay is not None:
             self.optimizer.zero_grad()
+            self.slopes = []
             self.replay.close()
 
     def _settings(self) -> list[Any]:
         """The plain numbers and words of network and optimiser, which a recording keeps as they are."""
-        groups = [plain_of({**group, "lr": None, "capturable": None}) for group in self.optimizer.param_groups]
-        learned = [value.requires_grad for value in self.parameters]
-        return [*(plain_of(vars(module)) for module in self.network.modules()), *groups, learned]
+        of_modules = [(id(one), plain_of(vars(one))) for one in (*self.network.modules(), *_modules_of(self.loss))]
+        of_groups = [
+            (group.get("betas"), plain_of({**group, "lr": None, "capturable": None}))
+            for group in self.optimizer.param_groups
+        ]
+        return [of_modules, of_groups, [value.requires_grad for value in self.parameters]]
 
     def _set(self, now: list[float]) -> None:
         for group in self.optimizer.param_groups:
@@ -135,10 +149,12 @@ class Steps:
 
     def _full(self) -> None:
         assert self.held is not None
+        assert self.replay is not None
         inputs, labels, loss = self.held
-        recording = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
-        with _capturable(self.optimizer, recording):
+        with _capturable(self.optimizer, self.replay.recording):
             loss.copy_(self._step(inputs, labels))
+        if self.replay.recording:
+            self.slopes = [value.grad for value in self.parameters]
 
     def _state(self) -> list[Tensor]:
         assert self.held is not None
@@ -147,6 +163,10 @@ class Steps:
     def _moments(self) -> Iterator[Tensor]:
         for values in self.optimizer.state.values():
             yield from (value for value in values.values() if isinstance(value, Tensor))
+
+
+def _modules_of(loss: Loss | None) -> Iterator[nn.Module]:
+    return loss.modules() if isinstance(loss, nn.Module) else iter(())
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
 
 Rate = float | Tensor
 
+_SIZES = 4  # of batches, whose buffers are kept
 _MEMORY = 0.1  # rate of the moving mean of the hidden units' activity
 
 
@@ -71,11 +71,19 @@ class Learner:
         if self.apart:
             self.flat_gradient, self.gradient = _in_one_piece(self.parameters, rbm.weight)
         self.activity: Tensor | None = None
-        self.contrast = lru_cache(maxsize=4)(self._contrast)
+        self.contrasts: dict[int, Contrast] = {}
 
     def place(self, rows: int) -> Tensor | None:
         """Where a batch of so many rows is best put: (rows, V)."""
         return self.contrast(rows).above.visible
+
+    def contrast(self, rows: int) -> Contrast:
+        """Buffers for a batch of so many rows; those of the last few sizes are kept."""
+        if rows not in self.contrasts:
+            if len(self.contrasts) == _SIZES:
+                self.contrasts.pop(next(iter(self.contrasts)))
+            self.contrasts[rows] = Contrast(self.rbm, rows, self.estimator.rows(rows))
+        return self.contrasts[rows]
 
     @torch.no_grad()
     def step(
@@ -172,9 +180,6 @@ class Learner:
             return None
         self.activity = h if self.activity is None else self.activity.lerp_(h, _MEMORY)
         return v, self.activity - target
-
-    def _contrast(self, rows: int) -> Contrast:
-        return Contrast(self.rbm, rows, self.estimator.rows(rows))
 
 
 def _without(module: nn.Module, names: Collection[str]) -> None:

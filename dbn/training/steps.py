@@ -91,7 +91,8 @@ class Steps:
         carried = [value for _, _, value in _buffers(learner.estimator)]
         centre = [] if learner.centre is None else list(learner.centre[0])
         activity = [] if learner.activity is None else [learner.activity]
-        return [*learner.rbm.parameters(), learner.flat, self.contrast.visible, *carried, *centre, *activity]
+        machine = (*learner.rbm.parameters(), *learner.rbm.buffers())
+        return [*machine, learner.flat, self.contrast.visible, *carried, *centre, *activity]
 
 
 @contextmanager
