@@ -62,7 +62,7 @@ PRESETS = {
         starts=("dbn", "he"),
         pretrain_epochs=10,
         epochs=15,
-        settings=("1e-3/1e-2 decay 1e-4", f"1e-3 {_DROPOUT}", f"3e-3 {_DROPOUT}"),
+        settings=("1e-3", "3e-4", "1e-3/1e-2 decay 1e-4", f"1e-3 {_DROPOUT}", f"3e-3 {_DROPOUT}"),
         refit=False,
     ),
     "tiny": Config(
