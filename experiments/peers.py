@@ -105,9 +105,9 @@ def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
 
 def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
     """scikit-learn's BernoulliRBM, which trains by PCD-1."""
-    kind = importlib.import_module("sklearn.neural_network").BernoulliRBM
     if x.device.type != "cpu":
         raise ValueError(f"scikit-learn computes on CPUs alone, not on {x.device.type}")
+    kind = importlib.import_module("sklearn.neural_network").BernoulliRBM
     rows = x.to(dtype).numpy()
 
     def fit() -> RBM:
