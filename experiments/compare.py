@@ -53,7 +53,7 @@ class Config:
     )
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
     side_by_side: bool | None = option(
-        None, "fine-tune the seeds of a start as one batched program; by default on a GPU, where that is faster"
+        None, "fine-tune the seeds of a start as one batched program; by default on a GPU"
     )
     out: str | None = option(
         None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
