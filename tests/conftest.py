@@ -1,9 +1,16 @@
 """Fixtures that cost something, shared by all tests, and the device that tests of devices run on."""
 
+from types import SimpleNamespace
+
 import pytest
 
+import dbn.finetuning.steps
+import dbn.recording
+import dbn.training.steps
 from dbn.arguments import choose_device
+from dbn.likelihood import annealing
 from experiments.processes import Processes
+from tests import recorder
 
 
 def pytest_addoption(parser):
@@ -34,3 +41,26 @@ def three():
     ranks = Processes(3)
     yield ranks
     ranks.stop()
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """A function that turns recording on, by a recorder of the CPU, and counts the recordings and replays since."""
+    seen = SimpleNamespace(recordings=0, replays=0)
+
+    def record(*arguments):
+        seen.recordings += 1
+        return recorder.record(*arguments)
+
+    def replay(tape, original=recorder.Tape.replay):
+        seen.replays += 1
+        original(tape)
+
+    def turn_on():
+        for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
+            monkeypatch.setattr(module, "recordable", lambda device: True)
+        monkeypatch.setattr(dbn.recording, "record", record)
+        monkeypatch.setattr(recorder.Tape, "replay", replay)
+        return seen
+
+    return turn_on

@@ -1,8 +1,7 @@
-"""Steps that are recorded and replayed do what plain steps do; a recorder of the CPU stands in for a GPU's."""
+"""Steps of learning and temperatures that are recorded and replayed do what plain ones do."""
 
 import gc
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ import dbn.finetuning.steps
 import dbn.recording
 import dbn.training.steps
 from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, ais, finetune, initialise, reverse_ais, train
-from dbn.likelihood import annealing
-from dbn.recording import Replay
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
 from tests import recorder
 from tests.machines import generator
@@ -42,29 +39,6 @@ OPTIONS = {
 X = (torch.rand(230, 12, generator=generator()) < 0.3).float()
 Y = torch.randint(0, 4, (230,), generator=generator(1))
 FULL = 4 * 5 - 3  # full batches of 50 in five epochs, but for the first three
-
-
-@pytest.fixture
-def recording(monkeypatch):
-    """A function that turns recording on, and counts the recordings and replays since."""
-    seen = SimpleNamespace(recordings=0, replays=0)
-
-    def record(*arguments):
-        seen.recordings += 1
-        return recorder.record(*arguments)
-
-    def replay(tape, original=recorder.Tape.replay):
-        seen.replays += 1
-        original(tape)
-
-    def turn_on():
-        for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
-            monkeypatch.setattr(module, "recordable", lambda device: True)
-        monkeypatch.setattr(dbn.recording, "record", record)
-        monkeypatch.setattr(recorder.Tape, "replay", replay)
-        return seen
-
-    return turn_on
 
 
 def trained(estimator, layers=LAYERS["bernoulli"], **options):
@@ -200,30 +174,6 @@ def network():
     return initialise(nn.Sequential(nn.Dropout(0.1), *parts), "xavier_uniform", seed=0)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"optimiser": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, fused=True), "weight_decay": 0.1},
-        {"loss": nn.functional.cross_entropy},
-        {"optimiser": "sgd", "max_norm": 1.0, "weight_decay": 1e-3, "head_learning_rate": lambda epoch: 0.1},
-        {"learning_rate": lambda epoch: 0.01 / (1 + epoch), "head_learning_rate": 0.01, "validation": (X, Y)},
-    ],
-    ids=["adam", "adamw", "loss", "sgd", "schedules"],
-)
-def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
-    def tuned():
-        model = network().double()
-        return model, finetune(model, X, Y, epochs=5, batch_size=50, progress=False, seed=1, **options)
-
-    plain, history = tuned()
-    seen = recording()
-    model, other = tuned()
-    same(model, plain, within=1e-6)  # the rates on the device are in single precision
-    assert other["loss"] == pytest.approx(history["loss"], abs=1e-6)
-    assert (seen.recordings, seen.replays) == (1, FULL)
-
-
 @pytest.mark.parametrize("base", ["visible_bias", "zeros"])
 @pytest.mark.parametrize("name", ["bernoulli", "groups", "joint"])
 def test_replayed_annealing_is_plain_annealing(name, base, recording):
@@ -237,198 +187,3 @@ def test_replayed_annealing_is_plain_annealing(name, base, recording):
     assert ais(rbm, **options).value == pytest.approx(plain.value, abs=1e-9)
     assert (seen.recordings, seen.replays) == (1, 17)
     assert reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0).value == pytest.approx(downwards.value)
-
-
-class Ours(nn.Linear):
-    """A module whose forward pass may do anything."""
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"optimiser": lambda groups, lr: torch.optim.AdamW(groups, lr=lr)},
-        {"loss": lambda outputs, labels: nn.functional.cross_entropy(outputs, labels)},
-        {"model": nn.Sequential(Ours(12, 4))},
-    ],
-    ids=["optimiser", "loss", "module"],
-)
-def test_what_is_not_known_is_not_recorded(options, recording):
-    seen, options = recording(), dict(options)
-    model = options.pop("model", None) or network()
-    finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1, **options)
-    assert not seen.recordings
-
-
-def test_another_dropout_is_heeded(recording):
-    def tuned():
-        model = network().double()
-        drop = lambda record: setattr(model[4], "p", 0.0 if record["epoch"] >= 2 else 0.5)  # noqa: E731
-        finetune(model, X, Y, epochs=5, batch_size=50, callback=drop, progress=False, seed=1)
-        return model
-
-    plain, seen = tuned(), recording()
-    same(tuned(), plain, within=1e-6)
-    assert seen.recordings == 2
-
-
-@pytest.mark.parametrize("where", ["optimiser", "parameter", "instance"])
-def test_what_somebody_hangs_on_is_not_recorded(where, recording):
-    seen, model, calls = recording(), network(), []
-
-    def build(groups, lr):
-        optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
-        if where == "optimiser":
-            optimizer.register_step_post_hook(lambda *_: calls.append(1))
-        return optimizer
-
-    if where == "parameter":
-        model[1].weight.register_hook(lambda slope: calls.append(1))
-    if where == "instance":
-        model[3].forward = lambda x: (calls.append(1), x.sigmoid())[1]
-    finetune(model, X, Y, epochs=2, batch_size=50, optimiser=build, progress=False, seed=1)
-    assert not seen.recordings
-    assert len(calls) >= 10
-
-
-CHANGES = {
-    "betas": lambda model, optimizer, loss: optimizer.param_groups[0].update(betas=(0.5, 0.9)),
-    "loss": lambda model, optimizer, loss: setattr(loss, "label_smoothing", 0.3),
-    "module": lambda model, optimizer, loss: model.__setitem__(3, nn.Tanh()),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_whatever_a_callback_changes_is_heeded(what, recording):
-    def tuned():
-        model, loss, built = network().double(), nn.CrossEntropyLoss(), []
-
-        def build(groups, lr):
-            built.append(torch.optim.Adam(groups, lr=lr, fused=True))
-            return built[0]
-
-        def change(record):
-            if record["epoch"] == 2:
-                CHANGES[what](model, built[0], loss)
-
-        options = {"optimiser": build, "loss": loss, "callback": change, "progress": False, "seed": 1}
-        finetune(model, X, Y, epochs=5, batch_size=50, **options)
-        return model
-
-    plain, seen = tuned(), recording()
-    same(tuned(), plain, within=1e-6)
-    assert seen.recordings == 2
-
-
-def test_a_hook_that_a_callback_hangs_on_is_called(recording):
-    seen, model, calls = recording(), network(), []
-
-    def hang(record):
-        if record["epoch"] == 2:
-            model[1].weight.register_hook(lambda slope: calls.append(1))
-
-    finetune(model, X, Y, epochs=4, batch_size=50, callback=hang, progress=False, seed=1)
-    assert len(calls) == 10
-    assert seen.recordings == 1
-
-
-def test_a_callback_finds_the_gradients_of_the_last_step(recording):
-    def norms():
-        model, found = network().double(), []
-        note = lambda record: found.append(float(model[1].weight.grad.norm()))  # noqa: E731
-        finetune(model, X[:200], Y[:200], epochs=5, batch_size=50, callback=note, progress=False, seed=1)
-        return found
-
-    plain, seen = norms(), recording()
-    assert norms() == pytest.approx(plain, rel=1e-5)
-    assert seen.replays == FULL
-
-
-def test_a_network_with_hooks_is_not_recorded(recording):
-    seen, model, calls = recording(), network(), []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1)
-    assert not seen.recordings
-    assert len(calls) >= 10
-
-
-def replay_of(work, state, draw=None):
-    return Replay(work, state, draw, torch.device("cpu"))
-
-
-def called(replay, times):
-    for _ in range(times):
-        replay()
-
-
-def test_work_is_done_once_a_call(recording):
-    seen, number = recording(), torch.zeros(3)
-    called(replay_of(lambda: number.add_(1), lambda: [number]), 10)
-    assert number.tolist() == [10, 10, 10]
-    assert seen.replays == 7
-
-
-def test_work_that_cannot_be_recorded_is_done_plainly_and_said_once(recording):
-    recording()
-    number = torch.zeros(3)
-    replay = replay_of(lambda: number.add_(1 + 0 * float(number[0])), lambda: [number])
-    with pytest.warns(UserWarning, match="kernel by kernel.*reads numbers back"):
-        called(replay, 4)
-    called(replay, 1)
-    assert number.tolist() == [5, 5, 5]
-
-
-def test_a_replay_that_does_something_else_is_given_up(recording):
-    recording()
-    number, calls = torch.zeros(3), []
-
-    def work():
-        calls.append(1)
-        number.add_(len(calls))  # recorded as the number that it is then
-
-    replay = replay_of(work, lambda: [number])
-    called(replay, 3)
-    with pytest.warns(UserWarning, match="does not do what the plain run does"):
-        replay()
-    assert number.tolist() == [1 + 2 + 3 + 5] * 3  # the fourth call was the recording
-    replay()
-    assert number.tolist() == [1 + 2 + 3 + 5 + 6] * 3
-
-
-def test_work_is_recorded_anew_where_a_tensor_has_moved(recording):
-    recording()
-    held = [torch.zeros(3)]
-    replay = replay_of(lambda: held[0].add_(1), lambda: held)
-    called(replay, 5)
-    held[0] = held[0].clone()
-    called(replay, 3)
-    assert held[0].tolist() == [8, 8, 8]
-    assert replay.recordings == 2
-
-
-def test_tensors_that_never_stay_where_they_are_end_the_recording(recording, monkeypatch):
-    recording()
-    monkeypatch.setattr(dbn.recording, "_MOST", 3)
-    held, moved = [torch.zeros(3)], []
-    replay = replay_of(lambda: held[0].add_(1), lambda: held)
-
-    def move_and_call():
-        for _ in range(9):
-            moved.append(held[0])
-            held[0] = held[0].clone()
-            replay()
-
-    with pytest.warns(UserWarning, match="do not stay where they are"):
-        move_and_call()
-    assert held[0].tolist() == [9, 9, 9]
-
-
-def test_a_recording_anew_draws_anew(recording):
-    recording()
-    drawn, draw = torch.zeros(2), generator(3)
-    replay = replay_of(lambda: drawn.uniform_(generator=draw), lambda: [drawn], draw)
-    seen = []
-    for _ in range(6):
-        replay()
-        seen.append(drawn.tolist())
-    other = generator(3)
-    assert seen == [torch.zeros(2).uniform_(generator=other).tolist() for _ in range(6)]
