@@ -1,64 +1,21 @@
-"""Whatever works on a CPU works on the device that --device names, and comes to the same."""
+"""Machines train on the device that --device names as on the CPU, from rows of any kind."""
 
 import copy
 
 import pytest
-import scipy.stats
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import (
-    CD,
-    DBN,
-    PCD,
-    EarlyStopping,
-    FastPCD,
-    ParallelTempering,
-    ais,
-    bracket,
-    evaluate,
-    exact_log_partition,
-    finetune,
-    initialise,
-    log_likelihood,
-    lower_bound,
-    predict,
-    pseudo_log_likelihood,
-    reverse_ais,
-    score_by_ais,
-    train,
-)
+from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partition, finetune, log_likelihood, train
 from dbn.arguments import choose_device
-from dbn.initialisation import SCHEMES
 from dbn.rbm import RBM
-from tests.machines import (
-    ENUMERABLE_PAIRS,
-    HALF_ENUMERABLE_PAIRS,
-    PAIRS,
-    UNITS,
-    assert_distributed,
-    draw,
-    generator,
-    machine,
-    rows,
-    unit,
-    visible_probabilities,
-)
-from tests.test_ais import standard_error
-from tests.test_distributed_resume import Broken, breaking
-from tests.test_evidence import stack_of
-from tests.test_training import CONTAINERS, pixels
+from tests.devices import ESTIMATORS, LABELS, QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on, same
+from tests.machines import PAIRS, UNITS, generator, machine, rows, unit
+from tests.test_training import CONTAINERS
 from tests.test_units import assert_moments, mild_field
 
-QUIET = {"progress": False, "seed": 0}
 WITH_NOISY = [("noisy", kind) for kind in (*UNITS, "noisy")] + [(kind, "noisy") for kind in UNITS]
-ESTIMATORS = {
-    "CD": lambda: CD(2, sample_visible=True),
-    "PCD": lambda: PCD(7),
-    "FastPCD": lambda: FastPCD(7),
-    "tempering": lambda: ParallelTempering(5, 3),
-}
 MANY_CHAINS = {
     "CD": ESTIMATORS["CD"],
     "PCD": lambda: PCD(50),
@@ -67,10 +24,6 @@ MANY_CHAINS = {
 }
 TRAINABLE = [(*pair, name) for name in ESTIMATORS for pair in (*PAIRS, *(WITH_NOISY if name != "tempering" else ()))]
 TRAINED = [*PAIRS, *WITH_NOISY]
-#: A chance of 1 in 10,000 that a law of means fails though it holds.
-CHANCE = 1e-4
-ROWS = pixels(120, 8).float()
-LABELS = (ROWS[:, 0] > 0.5).long()
 
 
 def pytest_generate_tests(metafunc):
@@ -80,43 +33,6 @@ def pytest_generate_tests(metafunc):
         if set(names) <= set(metafunc.fixturenames) and not any(metafunc.definition.iter_markers("parametrize")):
             metafunc.parametrize(names, [case for case in cases if not here or case[0] == case[1]])
             return
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch):
-    """No power fails in these tests: what is slow about saving is left out."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-
-
-def on(device, seed=0):
-    return torch.Generator(device).manual_seed(seed)
-
-
-def numbers(*modules):
-    return [value.detach().clone() for module in modules for value in module.state_dict().values()]
-
-
-def same(ours, theirs):
-    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
-
-
-def assert_sound(values, device):
-    """Law: all values are finite, and lie on the device."""
-    for value in values:
-        assert value.device.type == device.type
-        assert bool(value.isfinite().all())
-
-
-def assert_close(ours, theirs, device, **tolerances):
-    """Law: what was computed on the device is what the CPU computes, but for rounding."""
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.device.type == device.type
-        torch.testing.assert_close(one.cpu(), other, **tolerances)
-
-
-def assert_alike(ours, theirs):
-    """Law: two samples of numbers have one mean, by Welch's test."""
-    assert scipy.stats.ttest_ind(ours, theirs, equal_var=False).pvalue > CHANCE
 
 
 def test_auto_is_the_best_there_is(device):
@@ -189,135 +105,6 @@ def test_units_are_drawn_with_the_moments_of_theory(name, dtype, device):
     assert_moments(unit(name), field, x.cpu())
 
 
-@pytest.mark.parametrize(("visible", "hidden"), ENUMERABLE_PAIRS)
-def test_chains_come_to_the_distribution_of_the_machine(visible, hidden, device):
-    rbm = machine(visible, hidden, scale=0.5)
-    found = copy.deepcopy(rbm).float().to(device).gibbs(rows(rbm.visible, 5000), steps=10, generator=on(device))
-    assert_distributed(found.cpu().double(), *visible_probabilities(rbm))
-
-
-@pytest.mark.parametrize(("visible", "hidden"), HALF_ENUMERABLE_PAIRS)
-def test_exact_likelihoods_are_those_of_the_cpu(visible, hidden, device):
-    rbm, results = machine(visible, hidden), []
-    v, h = rows(rbm.visible, 9), rows(rbm.hidden, 9)
-    for place in (device, "cpu"):
-        moved = copy.deepcopy(rbm).to(place)
-        log_z = exact_log_partition(moved)
-        found = [log_z, log_likelihood(moved, v, log_z), moved.energy(v, h), moved.hidden_free_energy(h)]
-        results.append([value.detach() for value in found])
-    assert_close(*results, device, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("visible", "hidden"), ENUMERABLE_PAIRS)
-def test_estimates_agree_with_enumeration_on_the_cpu(visible, hidden, device):
-    rbm = machine(visible, hidden, scale=0.5, seed=3)
-    exact, moved = float(exact_log_partition(rbm)), copy.deepcopy(rbm).float().to(device)
-    samples = draw(*visible_probabilities(rbm), 300)
-    forward = ais(moved, chains=300, temperatures=30, **QUIET)
-    back = reverse_ais(moved, samples, temperatures=30, **QUIET)
-    for estimate in (forward, back):
-        assert estimate.value == pytest.approx(exact, abs=5 * standard_error(estimate) + 1e-5)
-    states = visible_probabilities(rbm)[0]
-    (ours, theirs) = (pseudo_log_likelihood(copy.deepcopy(rbm).to(place), states) for place in (device, "cpu"))
-    assert_close([ours], [theirs], device, rtol=1e-10, atol=1e-10)
-    some = pseudo_log_likelihood(moved, states, variables=1, seed=0)
-    assert_sound([some], device)
-
-
-def test_the_bracket_is_trusted_and_right(device):
-    rbm = machine("bernoulli", "spin", scale=0.5)
-    found = bracket(copy.deepcopy(rbm).to(device), rows(rbm.visible, 50), temperatures=100, gibbs_steps=50, **QUIET)
-    assert found.trusted
-    errors = map(standard_error, (*found.forward, found.reverse))
-    assert found.value == pytest.approx(float(exact_log_partition(rbm)), abs=5 * max(errors))
-
-
-def test_bounds_of_stacks_are_those_of_the_cpu(device):
-    stack = stack_of("bernoulli", "spin", "groups")
-    x, log_z = rows(stack.layers[0].visible, 5), exact_log_partition(stack.layers[-1])
-    drawn_from_none = [lower_bound(stack_of("bernoulli", "spin").to(place), x, 1.0) for place in (device, "cpu")]
-    assert_close(drawn_from_none[:1], drawn_from_none[1:], device)
-    there = copy.deepcopy(stack).to(device)
-    ours = [float(lower_bound(there, x, log_z, samples=20, seed=seed).mean()) for seed in range(20)]
-    assert_alike(ours, [float(lower_bound(stack, x, log_z, samples=20, seed=seed).mean()) for seed in range(20, 40)])
-
-
-def test_a_machine_stops_where_its_estimated_likelihood_falls(device):
-    rbm = RBM(8, 5, seed=0).to(device)
-    stopping = EarlyStopping(score_by_ais(ROWS, temperatures=20), patience=1)
-    history = train(rbm, ROWS, epochs=3, batch_size=30, stopping=stopping, validation=ROWS[:20], **QUIET)
-    assert_sound(numbers(rbm), device)
-    assert {"score", "free_energy_gap"} <= set(history.last)
-
-
-def pretrained(device, **settings):
-    stack = DBN([8, 6, 4], seed=0).to(device)
-    estimators = [CD(1), PCD(5)]
-    stack.pretrain(
-        ROWS, epochs=[2, 1], batch_size=30, estimator=estimators, **{"validation": ROWS[:9]} | settings, **QUIET
-    )
-    return stack
-
-
-RECIPES = [{}, {"upward": "samples", "binarise": "sample", "centring": 0.01, "average_from": 1}, {"cache_bytes": 0}]
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_stack_pretrains_encodes_decodes_and_samples(recipe, device):
-    stack = pretrained(device, **recipe)
-    assert_sound(numbers(stack), device)
-    assert same(numbers(stack), numbers(pretrained(device, **recipe)))
-    there = copy.deepcopy(stack).cpu()
-    code = there.encode(ROWS)
-    results = [[one.encode(ROWS), one.decode(code), one.reconstruct(ROWS)] for one in (stack, there)]
-    assert_close(*results, device)
-    drawn = stack.sample(50, steps=5, seed=1)
-    assert_sound([drawn], device)
-    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
-    assert torch.equal(drawn, stack.sample(50, steps=5, seed=1))
-
-
-def test_a_stack_becomes_the_network_that_it_computes(device):
-    stack, there = pretrained(device), pretrained(device).cpu()
-    networks = [stack.to_mlp(3, seed=0)[:-1], stack.to_autoencoder()]
-    results = [network(ROWS.to(device)).detach() for network in networks]
-    assert_close(results, [there.encode(ROWS), there.reconstruct(ROWS)], device)
-    for transfer in ("relu_rescaled", "relu_copied"):
-        network = stack.to_mlp(3, transfer=transfer, data=ROWS, seed=0)
-        assert_sound(numbers(network), device)
-
-
-TUNINGS = {
-    "adam": {},
-    "adam and dropout": {"dropout": 0.5, "head_learning_rate": 0.02, "weight_decay": 1e-3},
-    "adam within a norm": {"dropout": 0.2, "max_norm": 1.0},
-    "sgd": {"optimiser": "sgd"},
-    "sgd, dropout and a norm": {"optimiser": "sgd", "dropout": 0.5, "max_norm": 1.0},
-    "AdamW": {"optimiser": torch.optim.AdamW},
-}
-
-
-def tuned(device, dropout=0.0, **settings):
-    network = DBN([8, 6, 4], seed=0).to_mlp(2, dropout=dropout, seed=0)
-    settings = {"learning_rate": 0.01, "validation": (ROWS, LABELS), "device": device, **settings}
-    return network, finetune(network, ROWS, LABELS, epochs=8, batch_size=20, **settings, **QUIET)
-
-
-@pytest.mark.parametrize("name", TUNINGS)
-def test_networks_are_tuned_judged_and_repeat(name, device):
-    network, history = tuned(device, **TUNINGS[name])
-    assert_sound(numbers(network), device)
-    assert same(numbers(network), numbers(tuned(device, **TUNINGS[name])[0]))
-    assert history["loss"][-1] < history["loss"][0]
-    if "max_norm" in TUNINGS[name]:
-        assert all(float(value.norm(dim=1).max()) < 1.001 for value in numbers(network) if value.dim() > 1)
-    there = copy.deepcopy(network).cpu()
-    assert evaluate(network, ROWS, LABELS) == pytest.approx(evaluate(there, ROWS, LABELS), abs=1e-5)
-    found = predict(network, ROWS)
-    assert found.device.type == device.type
-    assert torch.equal(found.cpu(), predict(there, ROWS))
-
-
 IN_MEMORY = {
     "on the device": lambda x, path, device: x.to(device),
     "bytes": lambda x, path, device: x.to(torch.uint8),
@@ -348,87 +135,6 @@ def test_labelled_rows_of_any_source_are_learnt_and_judged(device):
         finetune(network, source, epochs=8, batch_size=20, learning_rate=0.05, **QUIET)
         assert_sound(numbers(network), device)
         assert evaluate(network, source).error < 0.1
-
-
-def test_a_stack_that_is_saved_on_the_device_goes_on_as_if_it_had_stayed(device, tmp_path):
-    stack = pretrained(device)
-    stack.save(tmp_path / "stack.pt")
-    loaded = DBN.load(tmp_path / "stack.pt")
-    assert_sound(numbers(loaded), torch.device("cpu"))
-    loaded.to(device)
-    assert same(numbers(stack), numbers(loaded))
-    for one in (stack, loaded):
-        one.pretrain(ROWS, epochs=1, **QUIET)
-    assert same(numbers(stack), numbers(loaded))
-
-
-@pytest.mark.parametrize("kind", UNITS)
-def test_machines_of_all_units_are_saved_on_the_device(kind, device, tmp_path):
-    rbm = machine(kind, kind, scale=0.1).to(device)
-    rbm.save(tmp_path / "machine.pt")
-    loaded = RBM.load(tmp_path / "machine.pt")
-    assert_sound(numbers(loaded), torch.device("cpu"))
-    assert same(numbers(rbm), numbers(loaded.to(device)))
-
-
-def trained_by(name):
-    def run(device, **keeping):
-        rbm, estimator = RBM(8, 5, seed=0).to(device), ESTIMATORS[name]()
-        settings = {"centring": 0.01, "clip": 1.0, "average_from": 1, "binarise": "sample"}
-        train(rbm, ROWS, epochs=3, batch_size=30, estimator=estimator, **settings, **QUIET, **keeping)
-        return numbers(rbm, estimator)
-
-    return run
-
-
-RUNS = {
-    **{name: trained_by(name) for name in ESTIMATORS},
-    "a stack": lambda device, **keeping: numbers(pretrained(device, upward="samples", **keeping)),
-    "adam": lambda device, **keeping: numbers(tuned(device, dropout=0.3, **keeping)[0]),
-    "sgd": lambda device, **keeping: numbers(tuned(device, dropout=0.3, optimiser="sgd", max_norm=1.0, **keeping)[0]),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_is_broken_off_goes_on_to_the_same_bits(name, device, tmp_path):
-    results, breaks = None, 0
-    while results is None:
-        try:
-            with breaking(4):
-                results = RUNS[name](device, checkpoint=tmp_path, checkpoint_seconds=0)
-        except Broken:
-            breaks += 1
-            assert breaks < 50, "no attempt comes any further"
-    assert breaks > 1
-    assert_sound(results, device)
-    assert same(results, RUNS[name](device))
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_networks_start_by_every_scheme(scheme, device):
-    starts = []
-    for _ in range(2):
-        network = DBN([8, 6], weight_scale=1.0, seed=0).to_mlp(2, seed=0).to(device)
-        before = network[0].weight.detach().clone()
-        assert initialise(network, scheme, seed=0) is network
-        starts.append(numbers(network))
-    assert_sound(starts[0], device)
-    assert same(*starts)
-    if scheme == "permuted":
-        assert torch.equal(network[0].weight.detach().flatten().sort().values, before.flatten().sort().values)
-        assert not torch.equal(network[0].weight, before)
-
-
-def global_states(device):
-    states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_seeds_leave_the_global_generators_alone(name, device):
-    before = global_states(device)
-    RUNS[name](device)
-    assert same(before, global_states(device))
 
 
 def test_a_generator_of_another_device_is_refused(device):
