@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAP = 1  # pixels between the tiles of a grid
+_BANDS = {"sd": "mean ± 1 sd of runs", "range": "mean, lowest to highest"}
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
@@ -104,8 +105,9 @@ def curves(
     log: bool = False,
     at: Sequence[float] | None = None,
     linear_within: float | None = None,
+    band: Literal["sd", "range"] = "sd",
 ) -> "Figure":
-    """Means over runs with bands of one standard deviation, a line a name and a panel a group.
+    """Means over runs with a band around each, a line a name and a panel a group, all panels on one vertical axis.
 
     Args:
         panels: titles of panels to names of lines to runs, each run a list of one number an epoch.
@@ -115,24 +117,27 @@ def curves(
         log: use a logarithmic vertical axis.
         at: what the numbers of a run belong to, on a logarithmic axis, instead of epochs.
         linear_within: use a vertical axis that is linear within ± this and logarithmic on both sides, for errors.
+        band: one standard deviation to both sides, or from the lowest run to the highest.
+
+    Raises:
+        ValueError: another band.
 
     Example:
         >>> figure = curves({"500 labels": {"DBN": [[0.3, 0.2], [0.4, 0.2]]}}, xlabel="epoch", ylabel="error")
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure(len(panels), width=5.4 * len(panels) + 2.2, height=4.6)
+    if band not in _BANDS:
+        raise ValueError(f"band is {band!r}: give {' or '.join(map(repr, _BANDS))}")
+    several = any(len(runs) > 1 for lines in panels.values() for runs in lines.values())
+    figure, axes = _figure(len(panels), width=5.4 * len(panels) + 2.2, height=4.6, shared=True)
     for place, (title, lines) in zip(axes, panels.items(), strict=True):
         for number, (name, runs) in enumerate(lines.items()):
-            values = torch.tensor(runs)
-            mean, spread = values.mean(0), values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
-            epochs = torch.arange(1, values.shape[1] + 1) if at is None else torch.tensor(at)
+            mean, low, high = _banded(torch.tensor(runs), band, log=log)
+            epochs = torch.arange(1, len(mean) + 1) if at is None else torch.tensor(at)
             style = _style(number, name == highlight)
             place.plot(epochs, mean, label=name, marker="" if at is None else "o", markersize=4, **style)
-            low = (mean - spread).clamp(min=float(mean.min()) / 2) if log else mean - spread
-            place.fill_between(epochs, low, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-        if log:
-            _log_axis(place)
+            place.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
         if linear_within is not None:
             place.set_yscale("symlog", linthresh=linear_within)
             place.axhline(0, color="0.4", linewidth=0.8)
@@ -146,8 +151,21 @@ def curves(
         place.set_xlabel(xlabel)
         place.grid(alpha=0.25)
     axes[0].set_ylabel(ylabel)
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    if log:
+        _log_axis(axes[0])
+    legend = axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, title_fontsize=8)
+    legend.set_title(_BANDS[band] if several else "")
     return figure
+
+
+def _banded(values: Tensor, band: str, *, log: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, lower and upper edge of runs (R, n); on a logarithmic axis the lower one stays above zero."""
+    mean = values.mean(0)
+    if band == "range":
+        return mean, values.amin(0), values.amax(0)
+    spread = values.std(0) if len(values) > 1 else torch.zeros_like(mean)
+    low = mean - spread
+    return mean, low.clamp(min=float(mean.min()) / 2) if log else low, mean + spread
 
 
 def by_layer(
@@ -210,11 +228,13 @@ def costs(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[floa
     return figure
 
 
-def _figure(panels: int, *, width: float, height: float, stacked: bool = False) -> "tuple[Figure, list[Axes]]":
+def _figure(
+    panels: int, *, width: float, height: float, stacked: bool = False, shared: bool = False
+) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout=None if stacked else "constrained")
-    grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False)
+    grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False, sharey=shared)
     return figure, list(grid.flat)
 
 
@@ -222,7 +242,10 @@ def _log_axis(axes: "Axes") -> None:
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 3, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    )
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter("")
 

@@ -56,6 +56,23 @@ def test_curves_draw_the_mean_over_runs(log):
     assert figure.axes[0].get_yscale() == ("log" if log else "linear")
 
 
+@pytest.mark.parametrize(("band", "low", "words"), [("sd", 3 - 8**0.5, "± 1 sd"), ("range", 1.0, "lowest to highest")])
+def test_curves_say_what_their_band_is(band, low, words):
+    panels = {"p": {"a": [[1.0, 1.0], [5.0, 5.0]]}, "q": {"a": [[90.0, 90.0], [90.0, 90.0]]}}
+    figure = plots.curves(panels, xlabel="x", ylabel="y", band=band)
+    (drawn,) = figure.axes[0].collections
+    assert float(drawn.get_paths()[0].vertices[:, 1].min()) == pytest.approx(low)
+    assert words in figure.axes[-1].get_legend().get_title().get_text()
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_a_single_run_has_no_band_to_speak_of():
+    figure = plots.curves({"p": {"a": [[1.0, 2.0]]}}, xlabel="x", ylabel="y")
+    assert not figure.axes[-1].get_legend().get_title().get_text()
+    with pytest.raises(ValueError, match="band is 'wide'"):
+        plots.curves({"p": {"a": [[1.0, 2.0]]}}, xlabel="x", ylabel="y", band="wide")
+
+
 def test_curves_say_what_their_numbers_belong_to():
     figure = plots.curves({"p": {"a": [[1.0, 2.0], [3.0, 4.0]]}}, xlabel="x", ylabel="y", at=[100, 50000])
     (axes,) = figure.axes
