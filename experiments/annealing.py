@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         train(rbm, x, epochs=config.epochs, estimator=estimator, binarise="sample", description=name, **settings)
         exact = float(exact_log_partition(rbm))
         machines.append({"machine": name, "log_z": exact, "estimates": list(_estimates(rbm, x, exact, config))})
-    content = {"config": as_dict(config), "environment": environment(), "machines": machines}
+    content = {"config": as_dict(config), "environment": environment(config.device), "machines": machines}
     write_json(out / "results.json", content)
     _draw(machines, config).savefig(out / "ais.png")
     print(

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             _learn(stack, x, epochs, start, config)
             rows.append({"second machine": name, "epochs": epochs, **_bound(stack, x, test, config)})
             print(rows[-1], flush=True)
-    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    content = {"config": as_dict(config), "environment": environment(config.device), "rows": rows}
     write_json(Path(config.out) / "results.json", content)
     print(f"\n{_table(rows)}\n\nwrote {config.out}/results.json")
     return content

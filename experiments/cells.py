@@ -5,64 +5,31 @@ subsets of a seed are nested. A stack is pretrained once a seed on all training 
 
 Tuning is the same for every start: all settings of one list with the first seeds, the best few on validation with all
 seeds, and of those the lowest mean validation error. The weights are those of the best epoch on validation, and the
-test set is read once, by the networks so chosen. A run that leaves the finite numbers counts as 100 % error.
+test set is read once, by the networks so chosen. A run that leaves the finite numbers counts as 100 % error, of
+validation rows and of test rows.
 """
 
 import shutil
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from dbn import DBN, DivergenceError, datasets, evaluate
-from dbn.arguments import choose_device, whole_number
+from dbn import DBN, DivergenceError, evaluate
+from dbn.arguments import choose_device
 from dbn.checkpoint import load, save
 from dbn.datasets import DataSplit, Samples
 from dbn.schedules import linear
-from experiments.command_line import option
 from experiments.records import environment, read_json, write_json
-from experiments.starts import KNOWN, one_test_set, pretrained
+from experiments.starts import KNOWN, pretrained
+from experiments.study import Study, sizes_of, split_of
 from experiments.tuning import file_name, narrowed, setting_of, tuned
 
 Arm = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Study:
-    """What all cells of a study have alike, and the budget that every start has."""
-
-    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
-    architectures: tuple[str, ...] = option(("1024", "500-500"), "sizes of the hidden layers, bottom first")
-    starts: tuple[str, ...] = option(("xavier", "he", "dbn"), f"starts to compare, of {' '.join(KNOWN)}")
-    seeds: int = option(5, "number of seeds")
-    pretrain_epochs: int = option(30, "passes over the unlabelled rows for each layer")
-    pretrain_rate: float | None = option(None, "first rate of pretraining, falling to 0; else what suits the units")
-    sparsity: float | None = option(None, "mean activity that hidden units of 0 and 1 are pulled to in pretraining")
-    sparsity_cost: float = option(1.0, "how hard")
-    epochs: int = option(15, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
-    updates: int = option(100, "least updates an epoch: its rows are repeated where labels are few")
-    settings: tuple[str, ...] = option(("1e-3", "1e-3/1e-2"), "settings to choose from, as experiments.tuning says")
-    first: int = option(2, "seeds that every setting is tried with")
-    kept: int = option(2, "settings that are tried with all seeds")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str | None = option(None, "folder for results and pictures, and to resume from")
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "pretrain_epochs", "epochs", "updates", "first", "kept"):
-            whole_number(getattr(self, name), name)
-        if not self.starts or not set(self.starts) <= set(KNOWN):
-            raise ValueError(f"starts is {self.starts}: give at least one of {' '.join(KNOWN)}")
-        for setting in self.settings:
-            setting_of(setting)
-
-
-#: What may differ between two runs in one folder: it changes no number of a cell, or is part of the cell's name.
-FREE = ("out", "root", "device", "starts", "architectures", "labels", "refit")
 
 
 @dataclass(frozen=True)
@@ -110,14 +77,14 @@ class Cell:
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        return tuple(map(int, self.architecture.split("-")))
+        return sizes_of(self.architecture)
 
     @property
     def epochs(self) -> int:
         return self.refit or self.study.epochs
 
     def split(self, seed: int) -> DataSplit:
-        return _split(self.study.data, self.study.root, self.labels, seed)
+        return split_of(self.study, self.labels, seed)
 
     def network(self, setting: str, seed: int) -> nn.Sequential:
         """The network before fine-tuning."""
@@ -136,7 +103,7 @@ class Cell:
         penalty = {"sparsity_target": study.sparsity, "sparsity_cost": study.sparsity_cost} if sparse else {}
         return pretrained(
             self.split(seed),
-            tuple(map(int, highest.split("-"))),
+            sizes_of(highest),
             epochs=study.pretrain_epochs,
             seed=seed,
             device=str(choose_device(study.device)),
@@ -148,15 +115,27 @@ class Cell:
 
     def run(self, setting: str, seed: int) -> dict[str, Any]:
         """Validation errors in percent after every epoch, and seconds, of one run, made where it is not there yet."""
-        path = self._path(setting, seed)
+        split = self.split(seed)
+        return self._made("", split.train.labelled, split.validation, setting, seed, self.epochs)
+
+    def refitted(self, setting: str, seed: int, epochs: int) -> dict[str, Any]:
+        """The same, but for validation errors, of one run on training and validation rows together."""
+        split = self.split(seed)
+        rows = Samples(*map(torch.cat, zip(split.train.labelled, split.validation, strict=True)))
+        return self._made(f"all-rows-{epochs}-", rows, None, setting, seed, epochs)
+
+    def _made(
+        self, kind: str, train: Samples, validation: Samples | None, setting: str, seed: int, epochs: int
+    ) -> dict[str, Any]:
+        path = self._path(setting, seed, kind)
         if not path.exists():
-            network, split = self.network(setting, seed), self.split(seed)
+            network, record = self.network(setting, seed), {"diverged": False}
             try:
-                history = self._fine_tuned(network, split.train.labelled, split.validation, setting, seed, self.epochs)
-                errors = [round(100 * error, 4) for error in history["validation_error"]]
-                record = {"validation_errors": errors, "seconds": history.last["seconds"]}
+                history = self._fine_tuned(network, train, validation, setting, seed, epochs)
+                errors = [round(100 * error, 4) for error in history["validation_error"]] if validation else []
+                record |= {"validation_errors": errors, "seconds": history.last["seconds"]}
             except DivergenceError:
-                record = {"validation_errors": [100.0] * self.epochs, "seconds": 0.0}
+                record = {"diverged": True, "validation_errors": [100.0] * epochs, "seconds": 0.0}
             save(path.with_suffix(".pt"), {"kind": "network", "state": network.cpu().state_dict()})
             write_json(path, record)
         return read_json(path)
@@ -167,28 +146,23 @@ class Cell:
 
     def test_error(self, setting: str, seed: int) -> float:
         """Of the network of the best epoch, in percent."""
-        self.run(setting, seed)
-        return self._read(self._path(setting, seed), setting, seed)
+        return self._read(self.run(setting, seed), self._path(setting, seed), setting, seed)
 
     def refitted_error(self, setting: str, seed: int, epochs: int) -> float:
-        """Test error of a network that was trained on training and validation rows together, in percent."""
+        """Of the network that was trained on training and validation rows together, in percent."""
         path = self._path(setting, seed, f"all-rows-{epochs}-")
-        if not path.exists():
-            network, split = self.network(setting, seed), self.split(seed)
-            rows = Samples(*map(torch.cat, zip(split.train.labelled, split.validation, strict=True)))
-            history = self._fine_tuned(network, rows, None, setting, seed, epochs)
-            save(path.with_suffix(".pt"), {"kind": "network", "state": network.cpu().state_dict()})
-            write_json(path, {"seconds": history.last["seconds"]})
-        return self._read(path, setting, seed)
+        return self._read(self.refitted(setting, seed, epochs), path, setting, seed)
 
-    def _read(self, path: Path, setting: str, seed: int) -> float:
+    def _read(self, record: dict[str, Any], path: Path, setting: str, seed: int) -> float:
+        if record["diverged"]:
+            return 100.0
         network = self.network(setting, seed)
         network.load_state_dict(load(path.with_suffix(".pt"), kind="network")["state"])
         return 100 * evaluate(network, *self.split(seed).test).error
 
     def forget(self) -> None:
         """Delete the networks and records of all runs."""
-        shutil.rmtree(self.out / "runs" / self.name)
+        shutil.rmtree(self.out / "runs" / self.name, ignore_errors=True)
 
     def _path(self, setting: str, seed: int, kind: str = "") -> Path:
         return self.out / "runs" / self.name / f"{kind}{file_name(setting)}-{seed}.json"
@@ -211,39 +185,46 @@ class Cell:
 
 def arm_of(cell: Cell) -> Arm:
     """What a cell has come to: from its file where it is finished, else by tuning and then reading the test set."""
-    if not cell.path.exists():
-        write_json(cell.path, _tuned(cell) if cell.refit is None else _refitted(cell))
-        cell.forget()
+    if cell.path.exists():
+        arm = read_json(cell.path)
+        tqdm.write(f"{cell.path} is finished, from commit {arm['commit']}, on {arm['device']}")
+        return arm
+    write_json(cell.path, _tuned(cell) if cell.refit is None else _refitted(cell))
+    for done in (cell, replace(cell, refit=None)):
+        done.forget()
     return read_json(cell.path)
 
 
 def _tuned(cell: Cell) -> Arm:
     kept, tried = _searched(cell)
-    return _described(cell, kept[0]) | {"kept": kept, "tried": tried}
-
-
-def _refitted(cell: Cell) -> Arm:
-    """The arm of the cell without a refit, with the test errors of networks that saw the validation rows too."""
-    arm, split = arm_of(replace(cell, refit=None)), cell.split(0)
-    setting, seeds = arm["setting"], cell.study.seeds
-    epochs, validation = _refit_epochs(cell, arm)
-    rows = len(split.train.labelled.x) + len(split.validation.x)
-    errors = [round(cell.refitted_error(setting, seed, epochs), 4) for seed in range(seeds)]
-    refitted = {"epochs": epochs, "validation_error": validation}
-    return arm | {
-        "labelled_rows": rows,
-        "test_error": errors,
-        "refit": refitted,
-        "commit": environment()["commit"],
+    seeds = range(cell.study.seeds)
+    return _described(cell, kept, tried) | {
+        "labelled_rows": len(cell.split(0).train.labelled.x),
+        "test_error": [round(cell.test_error(kept[0], seed), 4) for seed in seeds],
+        "seconds": [cell.run(kept[0], seed)["seconds"] for seed in seeds],
     }
 
 
-def _refit_epochs(cell: Cell, arm: Arm) -> tuple[int, dict[int, list[float]]]:
+def _refitted(cell: Cell) -> Arm:
+    """Choose as the cell without a refit does, and read the test set with networks that saw the validation rows too."""
+    chooser, split, seeds = replace(cell, refit=None), cell.split(0), range(cell.study.seeds)
+    kept, tried = _searched(chooser)
+    arm = _described(chooser, kept, tried)
+    epochs, validation = _refit_epochs(cell, kept[0], arm["validation_curves"])
+    return arm | {
+        "labelled_rows": len(split.train.labelled.x) + len(split.validation.x),
+        "test_error": [round(cell.refitted_error(kept[0], seed, epochs), 4) for seed in seeds],
+        "seconds": [cell.refitted(kept[0], seed, epochs)["seconds"] for seed in seeds],
+        "refit": {"epochs": epochs, "validation_error": validation},
+    }
+
+
+def _refit_epochs(cell: Cell, setting: str, curves: list[list[float]]) -> tuple[int, dict[int, list[float]]]:
     """The better of two numbers of epochs, and the first seeds' validation errors after each that was looked at."""
     first = min(cell.study.first, cell.study.seeds)
-    tried = {cell.study.epochs: [curve[-1] for curve in arm["validation_curves"][:first]]}
+    tried = {cell.study.epochs: [curve[-1] for curve in curves[:first]]}
     if cell.epochs not in tried:
-        tried[cell.epochs] = [cell.run(arm["setting"], seed)["validation_errors"][-1] for seed in range(first)]
+        tried[cell.epochs] = [cell.run(setting, seed)["validation_errors"][-1] for seed in range(first)]
     return min(tried, key=lambda epochs: fmean(tried[epochs])), tried
 
 
@@ -256,30 +237,29 @@ def _searched(cell: Cell) -> tuple[list[str], dict[str, list[float]]]:
     return kept, tried
 
 
-def _described(cell: Cell, chosen: str) -> Arm:
-    """An arm in the format of `compare`."""
-    start, setting, seeds = KNOWN[cell.start], setting_of(chosen), range(cell.study.seeds)
+def _described(cell: Cell, kept: list[str], tried: dict[str, list[float]]) -> Arm:
+    """An arm in the format of `compare`, but for what the test set says."""
+    start, setting, seeds = KNOWN[cell.start], setting_of(kept[0]), range(cell.study.seeds)
     rows = len(cell.split(0).train.labelled.x)
-    runs = [cell.run(chosen, seed) for seed in seeds]
     arm = {
         "start": start.label,
         "activation": start.activation,
         "architecture": cell.architecture,
         "labels": cell.labels or rows,
-        "labelled_rows": rows,
         "commit": environment()["commit"],
-        "one_test_set": one_test_set([cell.split(seed) for seed in seeds]),
-        "setting": chosen,
+        "device": choose_device(cell.study.device).type,
+        "setting": kept[0],
         "learning_rate": setting.body,
         "head_learning_rate": setting.head,
         "input_dropout": setting.input_dropout,
         "dropout": setting.dropout,
         "weight_decay": setting.weight_decay,
         "batch_size": batch_size(rows),
-        "test_error": [round(cell.test_error(chosen, seed), 4) for seed in seeds],
-        "validation_error": [cell.best(chosen, seed) for seed in seeds],
-        "validation_curves": [run["validation_errors"] for run in runs],
-        "seconds": [run["seconds"] for run in runs],
+        "validation_error": [cell.best(kept[0], seed) for seed in seeds],
+        "validation_curves": [cell.run(kept[0], seed)["validation_errors"] for seed in seeds],
+        "diverged": [cell.run(kept[0], seed)["diverged"] for seed in seeds],
+        "kept": kept,
+        "tried": tried,
     }
     if start.from_stack:
         arm["pretrain_seconds"] = [cell.stack(seed)[1] for seed in seeds]
@@ -289,8 +269,3 @@ def _described(cell: Cell, chosen: str) -> Arm:
 def batch_size(rows: int) -> int:
     """A fiftieth of the rows, 10 to 100."""
     return min(max(rows // 50, 10), 100)
-
-
-@lru_cache(maxsize=8)
-def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
-    return datasets.load(data, root=root, labels=labels, seed=seed)

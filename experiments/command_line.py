@@ -5,7 +5,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
@@ -14,6 +14,20 @@ Config = TypeVar("Config")
 def option(default: Any, text: str) -> Any:
     """A field of a configuration with its default and the line that `--help` prints."""
     return dataclasses.field(default=default, metadata={"help": text})
+
+
+def check_several(values: tuple[Any, ...], name: str, known: Collection[Any] = ()) -> tuple[Any, ...]:
+    """`values`, which are at least one, none of them twice, and all of them known.
+
+    Raises:
+        ValueError: where they are not.
+    """
+    if not values or (known and not set(values) <= set(known)):
+        raise ValueError(f"{name} is {values}: give at least one" + f" of {' '.join(known)}" * bool(known))
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{name} has {' '.join(map(str, twice))} twice: give each once")
+    return values
 
 
 def parse(

@@ -20,11 +20,12 @@ from dbn import DBN, datasets, distributed, evaluate, finetune, plots
 from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
 from dbn.history import History
-from experiments.command_line import option, parse
+from experiments.command_line import check_several, option, parse
 from experiments.pretrain import image_shape
 from experiments.records import as_dict, claim, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, one_test_set, pretrained
+from experiments.study import check_labels
 from experiments.tables import conclusion, labelled, table
 from experiments.together import Together, alike
 
@@ -62,12 +63,14 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("seeds", "pretrain_epochs", "epochs", "updates"):
             whole_number(getattr(self, name), name)
-        for name, known in (("starts", STARTS), ("labels", None), ("hidden", None), ("rates", None)):
-            values = getattr(self, name)
-            if not values or (known and not set(values) <= set(known)):
-                raise ValueError(f"{name} is {values}: give at least one" + f" of {' '.join(known)}" * bool(known))
-        for rate in self.rates:
+        check_several(self.starts, "starts", STARTS)
+        for count in check_several(self.labels, "labels"):
+            whole_number(count, "labels")
+        for rate in check_several(self.rates, "rates"):
             rates_of(rate)
+        for size in self.hidden:
+            whole_number(size, "hidden")
+        choose_device(self.device)
 
 
 _FULL: dict[str, Any] = {"labels": (1000, 60000), "epochs": 15, "updates": 2000}
@@ -106,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if config.side_by_side is None:
         config = replace(config, side_by_side=choose_device(config.device).type == "cuda")
     out = Path(config.out or f"runs/compare-{preset}")
+    check_labels(lambda count: _split(config.data, config.root, count, 0), sorted(config.labels))
     claim(out, config, _FREE)
     trained = _stacks(config, out)
     stacks = [stack for stack, _ in trained]
@@ -131,7 +135,7 @@ def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str,
                 write_json(path, found)
             else:
                 bar.update(len(config.rates) * config.seeds)
-                bar.write(f"{path} is finished, from commit {found['commit']}")
+                bar.write(f"{path} is finished, from commit {found['commit']}, on {found['device']}")
             arms.append(found)
     return arms
 
@@ -167,7 +171,7 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
         "labels": labels,
         "labelled_rows": len(_split(config.data, config.root, labels, 0).train.labelled.x),
         "commit": environment()["commit"],
-        "one_test_set": one_test_set([_split(config.data, config.root, labels, seed) for seed in range(config.seeds)]),
+        "device": choose_device(config.device).type,
         "learning_rate": body,
         "head_learning_rate": head,
         "test_error": [
@@ -245,16 +249,17 @@ def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSp
 
 def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> dict[str, Any]:
     """Print the table, write `results.json`, `table.md` and the pictures."""
-    content = {"config": as_dict(config), "environment": environment(), "arms": arms}
+    content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "results.json", content)
     distributed.from_main(lambda: _show(config, arms, stacks, out))
     return content
 
 
 def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
+    shared = one_test_set([_split(config.data, config.root, None, seed) for seed in range(config.seeds)])
     text = "\n\n".join(
         f"**{config.data}, {labelled(arms, labels)}, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
-        f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels)}"
+        f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels, one_test_set=shared)}"
         for labels in config.labels
     )
     (out / "table.md").write_text(text + "\n")

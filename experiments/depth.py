@@ -1,17 +1,17 @@
 """How deep does each start still train? One to six layers of sigmoid, tanh and ReLU units, by plain gradient descent.
 
 Every network has the same few updates of plain stochastic gradient descent, without momentum, as in the papers that
-asked first; its rate is chosen on validation from one list, as `experiments.cells` says. A stack of as many layers as
-the deepest network has is pretrained once a seed and activation, and shallower networks start from its lower layers:
-Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the gradient is in each
-layer of the deepest networks before any training.
+asked first, 1,500 by default; its rate is chosen on validation from one list, as `experiments.cells` says. A stack of
+as many layers as the deepest network has is pretrained once a seed and activation, and shallower networks start from
+its lower layers: Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the
+gradient is in each layer of the deepest networks before any training.
 
 Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks; D. Erhan
 et al. (2010), Why does unsupervised pre-training help deep learning?
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from dbn import plots
 from dbn.arguments import whole_number
-from experiments.cells import FREE, Arm, Cell, Study, arm_of
-from experiments.command_line import option, parse
-from experiments.records import as_dict, claim, environment, launch, mean_sd, write_json
+from experiments.cells import Arm, Cell, arm_of
+from experiments.command_line import check_several, option, parse
+from experiments.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.signals import seeded_rows, spreads
 from experiments.starts import HIDDEN_UNITS, KNOWN
+from experiments.study import FREE, Study, begin
 from experiments.tables import aligned
 
 if TYPE_CHECKING:
@@ -40,23 +41,33 @@ class Config(Study):
     """What to compare, on what, and the budget that every start has."""
 
     data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    architectures: tuple[str, ...] = option((), "none: --width and --depths say them")
     width: int = option(500, "units of every hidden layer")
     labels: int | None = option(1000, "labelled training rows")
     depths: tuple[int, ...] = option((1, 2, 3, 4, 5, 6), "numbers of hidden layers")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     pretrain_epochs: int = option(20, "passes over the unlabelled rows for each layer")
-    epochs: int = option(15, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
+    epochs: int = option(15, "rounds of --updates or, where more rows have labels, of one pass over them")
     settings: tuple[str, ...] = option(
         tuple(f"{rate} momentum 0" for rate in ("0.01", "0.1", "1")), "settings to choose from"
     )
     first: int = option(1, "seeds that every setting is tried with")
+    kept: int = option(1, "settings that are tried with all seeds")
     trained: float = option(20.0, "test error in percent up to which a network counts as trained")
 
     def __post_init__(self) -> None:
+        whole_number(self.width, "width")
+        for depth in check_several(self.depths, "depths"):
+            whole_number(depth, "depths")
+        if self.labels is not None:
+            whole_number(self.labels, "labels")
+        if not 0 < self.trained < 100:
+            raise ValueError(f"trained is {self.trained}: give a test error between 0 and 100 %")
         super().__post_init__()
-        for size in (self.width, *self.depths):
-            whole_number(size, "width and depths")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """So many layers of one width, from the fewest to the most."""
+        return tuple("-".join([str(self.width)] * depth) for depth in sorted(self.depths))
 
 
 PRESETS = {
@@ -72,11 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `depth.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/depth-{preset}")
-    claim(out, config, (*FREE, "depths"))
-    width = str(config.width)
-    config = replace(config, architectures=tuple("-".join([width] * depth) for depth in sorted(config.depths)))
+    begin(config, out, [config.labels], (*FREE, "depths"))
     plan = [
-        Cell(config, out, start, architecture, config.labels, config.settings, kept=1)
+        Cell(config, out, start, architecture, config.labels, config.settings, config.kept)
         for start in config.starts
         for architecture in config.architectures
     ]
@@ -102,7 +111,7 @@ def signal_of(cell: Cell) -> dict[str, Any]:
 
 def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     """Print the table, write `depth.json`, `table.md`, `depth.png` and `gradients.png`."""
-    content = {"config": as_dict(config), "environment": environment(), "arms": arms, "signals": signals}
+    content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms, "signals": signals}
     write_json(out / "depth.json", content)
     text = table(arms, config.trained)
     (out / "table.md").write_text(text + "\n")
@@ -148,7 +157,7 @@ def _scheme(label: str) -> str:
 
 
 def draw(arms: Sequence[Arm]) -> "Figure":
-    """Test error against depth, a panel an activation, with bands of one standard deviation over seeds."""
+    """Test error against depth, a panel an activation, with bands from the lowest seed to the highest."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for activation, found in _panels(arms).items():
         lines = panels.setdefault(activation, {})
@@ -156,7 +165,7 @@ def draw(arms: Sequence[Arm]) -> "Figure":
             runs = lines.setdefault(_scheme(arm["start"]), [[] for _ in arm["test_error"]])
             for run, error in zip(runs, arm["test_error"], strict=True):
                 run.append(error)
-    return plots.curves(panels, xlabel="hidden layers", ylabel="test error, %", highlight="DBN", log=True)
+    return plots.curves(panels, xlabel="hidden layers", ylabel="test error, %", highlight="DBN", log=True, band="range")
 
 
 def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dbn import plots
-from experiments.cells import FREE, Arm, Cell, Study, arm_of
+from experiments.cells import Arm, Cell, arm_of
 from experiments.command_line import option, parse
-from experiments.records import as_dict, claim, environment, launch, write_json
+from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import KNOWN
+from experiments.study import Study, begin, shares_test_rows
 from experiments.tables import conclusion, table
 from experiments.tuning import setting_of
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `dropout.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/dropout-{preset}")
-    claim(out, config, FREE)
+    begin(config, out, [None])
     refit = config.epochs if config.refit else None
     plan = [
         (group, Cell(config, out, start, architecture, None, settings, config.kept, group.split()[0], refit))
@@ -100,18 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _grouped(settings: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The settings without and with dropout, as far as there are some."""
-    without = tuple(setting for setting in settings if not setting_of(setting).dropout)
+    without = tuple(one for one in settings if not setting_of(one).dropout and not setting_of(one).input_dropout)
     found = dict(zip(_GROUPS, (without, tuple(set_ for set_ in settings if set_ not in without)), strict=True))
     return {group: some for group, some in found.items() if some}
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `dropout.json`, `table.md` and `dropout.png`."""
-    content = {"config": as_dict(config), "environment": environment(), "arms": arms}
+    content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "dropout.json", content)
+    shared = shares_test_rows(config)
     text = "\n\n".join(
         f"**{config.data}, {architecture}, {group}, {found[0]['labelled_rows']} labels, {config.seeds} seeds**\n\n"
-        f"{table(found, found[0]['labels'], None)}\n\n{conclusion(found, found[0]['labels'])}"
+        f"{table(found, found[0]['labels'], None)}\n\n{conclusion(found, found[0]['labels'], one_test_set=shared)}"
         for (architecture, group), found in _panels(arms).items()
     )
     (out / "table.md").write_text(text + "\n")

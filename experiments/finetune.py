@@ -75,7 +75,7 @@ def _write(config: Config, network: nn.Module, history: History, split: DataSpli
     print(f"test accuracy {100 * result.accuracy:.2f} %, error {100 * result.error:.2f} % of {result.n} rows")
     print(_one_prediction(network, split, config.seed))
     out = Path(config.out)
-    content = {"config": as_dict(config), "environment": environment(), "test": result._asdict()}
+    content = {"config": as_dict(config), "environment": environment(config.device), "test": result._asdict()}
     write_json(out / "results.json", {**content, "records": history.records})
     torch.save(network.state_dict(), out / "network.pt")
     shutil.rmtree(out / "checkpoint")

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from dbn import plots
 from dbn.arguments import whole_number
-from experiments.cells import FREE, Arm, Cell, Study, arm_of
-from experiments.command_line import option, parse
-from experiments.records import as_dict, claim, environment, launch, mean_sd, write_json
+from experiments.cells import Arm, Cell, arm_of
+from experiments.command_line import check_several, option, parse
+from experiments.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.starts import KNOWN
+from experiments.study import Study, begin, shares_test_rows
 from experiments.tables import aligned, best_baseline, conclusion, labelled, table
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _STARTS = ("xavier", "he", "orthogonal-relu", "xavier-sigmoid", "permuted", "dbn
 class Config(Study):
     """What to compare, on what, and the budget that every start has."""
 
+    architectures: tuple[str, ...] = option(("1024", "500-500"), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     labels: tuple[int, ...] = option((100, 300, 1000, 3000, 10_000, 60_000), "numbers of labelled training rows")
     narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with so many")
@@ -41,8 +43,8 @@ class Config(Study):
         whole_number(self.narrow, "narrow")
         if self.refit is not None:
             whole_number(self.refit, "refit")
-        if not self.labels:
-            raise ValueError("labels is empty: give at least one number")
+        for count in check_several(self.labels, "labels"):
+            whole_number(count, "labels")
 
 
 _SETTINGS = (
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/labels-{preset}")
-    claim(out, config, FREE)
+    begin(config, out, sorted(config.labels))
     plan = [
         (start, architecture, labels)
         for architecture in config.architectures
@@ -108,7 +110,7 @@ def _cell(config: Config, out: Path, start: str, architecture: str, labels: int)
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `labels.json`, `table.md` and `labels.png`."""
-    content = {"config": as_dict(config), "environment": environment(), "arms": arms}
+    content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "labels.json", content)
     text = "\n\n".join(
         _text(config, [arm for arm in arms if arm["architecture"] == one], one) for one in config.architectures
@@ -123,9 +125,11 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
 def _text(config: Config, arms: list[Arm], architecture: str) -> str:
     """The tables of one architecture: errors by labels, and what each number of labels came to."""
     seeds = f"{config.seeds} seeds"
+    shared = shares_test_rows(config)
     parts = [f"**{config.data}, {architecture}, test error % by labels, {seeds}**", summary(arms)]
     for labels in sorted(config.labels):
-        parts += [f"**{architecture}, {labelled(arms, labels)}**", table(arms, labels, None), conclusion(arms, labels)]
+        parts += [f"**{architecture}, {labelled(arms, labels)}**", table(arms, labels, None)]
+        parts.append(conclusion(arms, labels, one_test_set=shared))
     return "\n\n".join(parts)
 
 
@@ -151,8 +155,9 @@ def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
         for run, error in zip(runs, arm["test_error"], strict=True):
             run.append(error)
     rows = sorted({arm["labelled_rows"] for arm in arms})
+    again = " (the last: trained once more, with the validation rows)" * any("refit" in arm for arm in arms)
     return plots.curves(
-        panels, xlabel="labels", ylabel="test error, %", highlight=KNOWN["dbn"].label, log=True, at=rows
+        panels, xlabel=f"labels{again}", ylabel="test error, %", highlight=KNOWN["dbn"].label, log=True, at=rows
     )
 
 

@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 write_json(path, arm)
             arms.append(arm)
             distributed.say(f"{name}, seed {seed}: validation {arm['validation']:.2f} nats")
-    content = {"config": as_dict(config), "environment": environment(), "protocol": PROTOCOL, "arms": arms}
+    content = {"config": as_dict(config), "environment": environment(config.device), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
     distributed.from_main(lambda: _draw(config, split, out))
     distributed.say(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")

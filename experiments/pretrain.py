@@ -63,7 +63,9 @@ def _write(config: Config, stack: DBN, histories: list[History], split: datasets
     out = Path(config.out)
     records = [{"layer": place + 1.0, **record} for place, history in enumerate(histories) for record in history]
     stack.save(out / "stack.pt")
-    write_json(out / "log.json", {"config": as_dict(config), "environment": environment(), "records": records})
+    write_json(
+        out / "log.json", {"config": as_dict(config), "environment": environment(config.device), "records": records}
+    )
     _draw(stack, split, out)
     for record in records:
         if record["epoch"] == config.epochs:

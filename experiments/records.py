@@ -1,6 +1,7 @@
 """What a result is: a file with configuration, environment and every seed's number."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -15,7 +16,9 @@ import numpy
 import torch
 
 import dbn
-from dbn import distributed
+from dbn import DivergenceError, distributed
+from dbn.arguments import choose_device
+from dbn.datasets import NAMES
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _STUDENT = [
@@ -25,8 +28,8 @@ _STUDENT = [
 ]
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware, command and commit: what a reader needs to run it again."""
+def environment(device: str = "auto") -> dict[str, Any]:
+    """Versions, hardware, command and commit: what a reader needs to run it again on such a device."""
     return {
         "dbn": dbn.__version__,
         "torch": torch.__version__,
@@ -36,7 +39,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if choose_device(device).type == "cuda" else "cpu",
         "commit": _commit(),
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
     }
@@ -72,11 +75,17 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def claim(out: Path, config: Any, free: Sequence[str]) -> None:
-    """Make `out` the folder of this configuration but for what is `free`; stop where it holds work of another."""
+    """Make `out` the folder of this configuration but for what is `free`; stop where it holds work of another.
+
+    A file of the user's own that has changed since makes another configuration.
+    """
     path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in free}
+    if config.data not in NAMES:
+        ours["contents"] = hashlib.sha256(Path(config.data).read_bytes()).hexdigest()
     theirs = kept(path)
-    differing = [f"--{key.replace('_', '-')}" for key in ours if theirs is not None and theirs.get(key) != ours[key]]
-    if differing:
+    keys = [key for key in ours if theirs is not None and theirs.get(key) != ours[key]]
+    if keys:
+        differing = ["contents of --data" if key == "contents" else f"--{key.replace('_', '-')}" for key in keys]
         raise ValueError(f"{out} holds a run with other {' '.join(differing)}: choose another --out, or delete it")
     write_json(path, ours)
 
@@ -104,7 +113,7 @@ def launch(main: Callable[[], object]) -> None:
     try:
         with distributed.start():
             main()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, DivergenceError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted: the same command goes on from what is finished") from None

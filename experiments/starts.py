@@ -133,6 +133,6 @@ def pretrained(
     )
     seconds = sum(history.last["seconds"] for history in histories)
     stack.cpu().save(path)
-    write_json(log, {"seconds": seconds, "environment": environment()})
+    write_json(log, {"seconds": seconds, "environment": environment(device)})
     shutil.rmtree(kept)
     return stack, seconds

@@ -9,7 +9,7 @@ from experiments.records import mean_sd, paired_interval
 from experiments.starts import KNOWN
 
 _FROM_STACK = {start.label for start in KNOWN.values() if start.from_stack}
-_DBN = KNOWN["dbn"].label
+_PRETRAINED = {start.label for start in KNOWN.values() if start.scheme == "as pretrained"}
 
 Arm = dict[str, Any]
 
@@ -34,7 +34,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
             _setting(arm),
             "{:.2f} ± {:.2f}".format(*mean_sd(arm["test_error"])),
             _difference(arm, baseline),
-            _epochs_to(arm["validation_curves"], target_error),
+            "" if "refit" in arm else _epochs_to(arm["validation_curves"], target_error),
             " + ".join(f"{mean_sd(arm[key])[0]:.1f}" for key in ("pretrain_seconds", "seconds") if key in arm),
         ]
         for arm in arms
@@ -43,13 +43,28 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
     return aligned([head, *rows])
 
 
-def conclusion(arms: Sequence[Arm], labels: int) -> str:
-    """Whether the pretrained start was better, said no more strongly than its interval allows."""
+def conclusion(arms: Sequence[Arm], labels: int, *, one_test_set: bool) -> str:
+    """Whether each pretrained start was better, said no more strongly than its interval allows."""
     baseline = best_baseline(arms, labels)
-    ours = next((arm for arm in arms if arm["labels"] == labels and arm["start"] == _DBN), None)
-    if ours is None or baseline is None:
+    ours = [arm for arm in arms if arm["labels"] == labels and arm["start"] in _PRETRAINED]
+    if not ours or baseline is None:
         return "No pretrained start or no baseline was asked for, so there is nothing to conclude."
-    mean, half = paired_interval(ours["test_error"], baseline["test_error"])
+    first, *others = (_verdict(arm, baseline) for arm in ours)
+    more = "".join(f"; {arm['start']} {verdict}" for arm, verdict in zip(ours[1:], others, strict=True))
+    tested = (
+        "which all share one test set"
+        if one_test_set
+        else "each with test rows of its own, drawn from the same rows, so that the interval is too short"
+    )
+    return (
+        f"{ours[0]['start']} against {baseline['start']} ({baseline['activation']}), the best start without "
+        f"pretraining on validation: {first}{more}. The 95 % interval is over paired seeds (labelled rows, weights, "
+        f"order), {tested}."
+    )
+
+
+def _verdict(arm: Arm, baseline: Arm) -> str:
+    mean, half = paired_interval(arm["test_error"], baseline["test_error"])
     if math.isnan(half):
         verdict = "one seed tells nothing about the spread"
     elif mean + half < 0:
@@ -58,12 +73,7 @@ def conclusion(arms: Sequence[Arm], labels: int) -> str:
         verdict = "pretraining did harm"
     else:
         verdict = "no difference that these seeds can show"
-    tested = "which all share one test set" if ours["one_test_set"] else "each with test rows of its own"
-    return (
-        f"{_DBN} against {baseline['start']} ({baseline['activation']}), the best start without pretraining on "
-        f"validation: {mean:+.2f} ± {half:.2f} points of test error, {verdict}. The 95 % interval is over paired seeds "
-        f"(labelled rows, weights, order), {tested}."
-    )
+    return f"{mean:+.2f} ± {half:.2f} points of test error, {verdict}"
 
 
 def labelled(arms: Sequence[Arm], labels: int) -> str:

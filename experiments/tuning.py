@@ -54,6 +54,10 @@ def setting_of(text: str) -> Setting:
     single = {name: _numbers(found[name], text, most=1)[0] for name in ("decay", "momentum", "norm") if name in found}
     body, head = _numbers(rates, text)
     below, above = _numbers(found.get("dropout", "0"), text)
+    if max(below, above, single.get("momentum", 0.0)) >= 1:
+        raise ValueError(f"setting {text!r}: give a dropout and a momentum below 1")
+    if single.get("norm") == 0:
+        raise ValueError(f"setting {text!r}: give a norm above 0")
     return Setting(
         body,
         head,

@@ -143,6 +143,10 @@ def test_compare_refuses_the_folder_of_another_configuration(comparison):
         (["--rates", "fast"], "fast"),
         (["--rates", "1e-3/-1"], "rates is -1"),
         (["--seeds", "0"], "seeds is 0"),
+        (["--starts", "he", "he"], "starts has he twice"),
+        (["--labels", "7"], "labels=7 is fewer"),
+        (["--labels", "4167", "5000"], "labels has 4167 and 5000"),
+        (["--hidden", "0"], "hidden is 0"),
     ],
 )
 def test_compare_refuses_what_cannot_work_before_any_work(options, message, tmp_path):
@@ -176,6 +180,9 @@ def test_compare_takes_a_table_of_the_users_own(tmp_path):
     content = compare.main(["tiny", "--data", str(path), "--out", str(tmp_path / "out"), *starts])
     assert [arm["start"] for arm in content["arms"]] == ["Xavier", "DBN"]
     assert "each with test rows of its own" in (tmp_path / "out" / "table.md").read_text()
+    path.write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="a run with other contents of --data"):
+        compare.main(["tiny", "--data", str(path), "--out", str(tmp_path / "out"), *starts])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +320,6 @@ def arm(start, errors):
         "learning_rate": 1e-3,
         "head_learning_rate": 1e-3,
         "seconds": [1.0] * 3,
-        "one_test_set": True,
     }
     return {
         "start": start,
@@ -331,13 +337,18 @@ def test_the_conclusion_follows_the_interval(ours, verdict):
     arms = [arm("Xavier", [5, 6, 7.1]), arm("He", [8, 8, 8]), arm("DBN, permuted", [1, 1, 1]), arm("DBN", ours)]
     if verdict == "no difference":
         arms[0] = arm("Xavier", [6, 4, 5])
-    assert verdict in conclusion(arms, 10)
-    assert "against Xavier" in conclusion(arms, 10)
+    text = conclusion(arms, 10, one_test_set=True)
+    assert verdict in text
+    assert "DBN against Xavier" in text
+    assert "share one test set" in text
+    both = conclusion([*arms, arm("DBN, relu", [1, 2, 3])], 10, one_test_set=False)
+    assert "; DBN, relu -" in both
+    assert "each with test rows of its own" in both
     assert "best baseline" in table(arms, 10, None)
 
 
 def test_nothing_is_concluded_without_both_sides():
-    assert "nothing to conclude" in conclusion([arm("DBN", [1, 2, 3])], 10)
+    assert "nothing to conclude" in conclusion([arm("DBN", [1, 2, 3])], 10, one_test_set=True)
     assert "epochs" in table([arm("DBN", [1, 2, 3])], 10, None)
 
 

@@ -26,7 +26,8 @@ FORMAT = {
         "head_learning_rate",
         "setting",
     ),
-    *("test_error", "validation_error", "validation_curves", "seconds", "commit", "tried", "kept"),
+    *("test_error", "validation_error", "validation_curves", "seconds", "commit", "device", "diverged"),
+    *("tried", "kept"),
 }
 
 
@@ -79,6 +80,7 @@ def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels
     assert {arm["labelled_rows"] for arm in content["arms"]} == {50, 5000}
     names = {path.name for path in (out / "arms").iterdir()}
     assert {"16_50_he.json", "16_4167_he_refit-3.json"} <= names
+    assert "16_4167_he.json" not in names, "networks that a refit only chose by are not read off the test set"
     assert not list((out / "runs").iterdir())
     many = [arm for arm in content["arms"] if arm["labels"] == 4167]
     assert all(arm["refit"]["epochs"] in (2, 3) for arm in many)
@@ -130,12 +132,52 @@ def test_dropout_is_tuned_apart_from_what_has_none(tmp_path):
     assert is_png(tmp_path / "dropout.png")
 
 
-@pytest.mark.parametrize("study", [labels, depth, dropout])
-def test_studies_refuse_what_cannot_work_before_any_work(study, tmp_path):
-    for option, value in (("--starts", "bananas"), ("--settings", "fast"), ("--seeds", "0")):
-        with pytest.raises(ValueError, match=value):
-            study.main(["tiny", option, value, "--out", str(tmp_path / "out")])
+REFUSED = [
+    *(("--starts bananas", "bananas"), ("--starts he he", "starts has he twice"), ("--seeds 0", "seeds is 0")),
+    *(("--settings fast", "fast"), ("--settings 1e-3 1e-3", "settings has 1e-3 twice")),
+    *(("--sparsity 2", "sparsity is 2"), ("--sparsity-cost -1", "sparsity_cost is -1")),
+    *(("--pretrain-rate -1", "pretrain_rate is -1"), ("--device tpu", "tpu")),
+]
+BY_ARCHITECTURE = [
+    *(("--architectures 12 10-x", "architectures has '10-x'"), ("--architectures 0-5", "architectures has '0-5'")),
+    ("--architectures 12 12", "architectures has 12 twice"),
+]
+BY_LABELS = [
+    *(("--labels 0", "labels is 0"), ("--labels 7", "labels=7 is fewer"), ("--labels 50 50", "labels has 50 twice")),
+    *(("--labels 4167 5000", "labels has 4167 and 5000"), ("--refit 0", "refit is 0"), ("--narrow 0", "narrow is 0")),
+]
+BY_DEPTH = [
+    *(("--depths 0", "depths is 0"), ("--depths 1 1", "depths has 1 twice"), ("--width 0", "width is 0")),
+    *(("--trained -5", "trained is -5"), ("--labels 7", "labels=7 is fewer"), ("--kept 0", "kept is 0")),
+]
+
+
+@pytest.mark.parametrize(
+    ("study", "options", "message"),
+    [
+        *((study, *case) for study in (labels, depth, dropout) for case in REFUSED),
+        *((study, *case) for study in (labels, dropout) for case in BY_ARCHITECTURE),
+        *((labels, *case) for case in BY_LABELS),
+        *((depth, *case) for case in BY_DEPTH),
+    ],
+)
+def test_studies_refuse_what_cannot_work_before_any_work(study, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        study.main(["tiny", *options.split(), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_drops_inputs_alone_is_dropout_too(tmp_path):
+    assert dropout._grouped(("1e-3", "1e-3 dropout 0.2/0", "1e-3 dropout 0/0.5")) == {
+        "without dropout": ("1e-3",),
+        "with dropout": ("1e-3 dropout 0.2/0", "1e-3 dropout 0/0.5"),
+    }
+
+
+def test_a_stack_of_other_units_is_held_against_the_baseline_too(tmp_path, capsys):
+    given = ["--starts", "he", "dbn-relu", "--labels", "50", "--architectures", "8"]
+    labels.main(["tiny", *given, "--out", str(tmp_path)])
+    assert "DBN, relu against He (relu), the best start without pretraining" in capsys.readouterr().out
 
 
 def test_a_setting_in_words():
@@ -150,7 +192,11 @@ def test_a_setting_in_words():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fast", "1e-3 dropout", "1e-3 drop 0.5", "1e-3/1e-2/1e-1x", "-1", "1e-3 decay 1 decay 2"]
+    "text",
+    [
+        *("", "fast", "1e-3 dropout", "1e-3 drop 0.5", "1e-3/1e-2/1e-1x", "-1", "1e-3 decay 1 decay 2"),
+        *("1e-3 dropout 1.5", "1e-3 dropout 1/0", "1e-3 norm 0", "1e-3 momentum 1"),
+    ],
 )
 def test_a_setting_that_is_none_is_refused_with_its_text(text):
     with pytest.raises(ValueError, match=f"setting '{text}'"):
@@ -188,14 +234,16 @@ def test_a_start_takes_the_lower_layers_of_a_deeper_stack(activation):
     assert [type(module) for module in other] == [type(module) for module in network]
 
 
-def test_a_run_that_leaves_the_finite_numbers_counts_as_no_better_than_none(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refit", [None, 3])
+def test_a_run_that_leaves_the_finite_numbers_counts_as_no_better_than_none(refit, tmp_path, monkeypatch):
     def diverging(*given, **more):
         raise DivergenceError("left the finite numbers")
 
     monkeypatch.setattr(cells, "tuned", diverging)
-    study = cells.Study(data="mnist-sample", epochs=2, starts=("he",), seeds=1)
-    cell = cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1)
-    assert cell.run("1e-3", 0) == {"validation_errors": [100.0, 100.0], "seconds": 0.0}
+    study = labels.Config(data="mnist-sample", epochs=2, starts=("he",), seeds=1)
+    cell = cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=refit)
+    arm = cells.arm_of(cell)
+    assert (arm["test_error"], arm["validation_curves"], arm["diverged"]) == ([100.0], [[100.0, 100.0]], [True])
 
 
 def test_a_real_table_is_written_as_the_users_own(tmp_path):
