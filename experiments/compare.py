@@ -257,15 +257,20 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
 
 def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
     shared = one_test_set([_split(config.data, config.root, None, seed) for seed in range(config.seeds)])
-    text = "\n\n".join(
-        f"**{config.data}, {labelled(arms, labels)}, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
-        f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels, one_test_set=shared)}"
-        for labels in config.labels
-    )
-    (out / "table.md").write_text(text + "\n")
-    print(f"\n{text}\n")
+    found = text(config, arms, one_test_set=shared)
+    (out / "table.md").write_text(found + "\n")
+    print(f"\n{found}\n")
     draw(config, arms, stacks, out)
     print(f"wrote {out}/results.json, table.md, curves.png, signal.png" + ", filters.png" * (stacks[0] is not None))
+
+
+def text(config: Config, arms: list[dict[str, Any]], *, one_test_set: bool) -> str:
+    """The table of every number of labels, and what it came to."""
+    return "\n\n".join(
+        f"**{config.data}, {labelled(arms, labels)}, {'-'.join(map(str, config.hidden))}, {config.seeds} seeds**\n\n"
+        f"{table(arms, labels, config.target_error)}\n\n{conclusion(arms, labels, one_test_set=one_test_set)}"
+        for labels in config.labels
+    )
 
 
 def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:

@@ -110,17 +110,22 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `dropout.json`, `table.md` and `dropout.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "dropout.json", content)
-    shared = shares_test_rows(config)
-    text = "\n\n".join(
-        f"**{config.data}, {architecture}, {group}, {found[0]['labelled_rows']} labels, {config.seeds} seeds**\n\n"
-        f"{table(found, found[0]['labels'], None)}\n\n{conclusion(found, found[0]['labels'], one_test_set=shared)}"
-        for (architecture, group), found in _panels(arms).items()
-    )
-    (out / "table.md").write_text(text + "\n")
-    print(f"\n{text}\n")
+    tables = text(config, arms, one_test_set=shares_test_rows(config))
+    (out / "table.md").write_text(tables + "\n")
+    print(f"\n{tables}\n")
     draw(arms).savefig(out / "dropout.png")
     print(f"wrote {out}/dropout.json, table.md and dropout.png")
     return content
+
+
+def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
+    """The tables of each architecture, without and with dropout, and what each came to."""
+    return "\n\n".join(
+        f"**{config.data}, {architecture}, {group}, {found[0]['labelled_rows']} labels, {config.seeds} seeds**\n\n"
+        f"{table(found, found[0]['labels'], None)}\n\n"
+        f"{conclusion(found, found[0]['labels'], one_test_set=one_test_set)}"
+        for (architecture, group), found in _panels(arms).items()
+    )
 
 
 def _panels(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:

@@ -112,24 +112,26 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `labels.json`, `table.md` and `labels.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "labels.json", content)
-    text = "\n\n".join(
-        _text(config, [arm for arm in arms if arm["architecture"] == one], one) for one in config.architectures
-    )
-    (out / "table.md").write_text(text + "\n")
-    print(f"\n{text}\n")
+    tables = text(config, arms, one_test_set=shares_test_rows(config))
+    (out / "table.md").write_text(tables + "\n")
+    print(f"\n{tables}\n")
     draw(config, arms).savefig(out / "labels.png")
     print(f"wrote {out}/labels.json, table.md and labels.png")
     return content
 
 
-def _text(config: Config, arms: list[Arm], architecture: str) -> str:
+def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
+    """The tables of every architecture."""
+    return "\n\n".join(_text(config, arms, one, one_test_set) for one in config.architectures)
+
+
+def _text(config: Config, arms: Sequence[Arm], architecture: str, one_test_set: bool) -> str:
     """The tables of one architecture: errors by labels, and what each number of labels came to."""
-    seeds = f"{config.seeds} seeds"
-    shared = shares_test_rows(config)
+    arms, seeds = [arm for arm in arms if arm["architecture"] == architecture], f"{config.seeds} seeds"
     parts = [f"**{config.data}, {architecture}, test error % by labels, {seeds}**", summary(arms)]
     for labels in sorted(config.labels):
         parts += [f"**{architecture}, {labelled(arms, labels)}**", table(arms, labels, None)]
-        parts.append(conclusion(arms, labels, one_test_set=shared))
+        parts.append(conclusion(arms, labels, one_test_set=one_test_set))
     return "\n\n".join(parts)
 
 

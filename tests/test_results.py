@@ -1,0 +1,39 @@
+"""Committed tables say what the committed files say."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from experiments import compare, depth, dropout, labels
+
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+
+
+def _found(pattern):
+    return sorted(RESULTS.glob(pattern))
+
+
+#: Tables, their files, and what writes the one from the other; seeds share the test rows but of the user's own table.
+TABLES = [
+    *((f"{name}/table.md", f"{name}/results.json", compare) for name in ("compare-sample", "compare-breast")),
+    ("labels.md", "labels.json", labels),
+    *(
+        (f"{path.parent.name}/table.md", f"{path.parent.name}/labels.json", labels)
+        for path in _found("labels-*/*.json")
+    ),
+    *((f"{path.parent.name}/table.md", f"{path.parent.name}/depth.json", depth) for path in _found("depth*/*.json")),
+    ("dropout-cpu/table.md", "dropout-cpu/dropout.json", dropout),
+]
+
+
+@pytest.mark.parametrize(("table", "file", "study"), TABLES, ids=[file for _, file, _ in TABLES])
+def test_a_table_is_what_its_file_says(table, file, study):
+    content = json.loads((RESULTS / file).read_text())
+    config = SimpleNamespace(**content["config"])
+    if study is depth:
+        found = depth.table(content["arms"], config.trained)
+    else:
+        found = study.text(config, content["arms"], one_test_set=not config.data.endswith(".csv"))
+    assert (RESULTS / table).read_text() == found + "\n"
