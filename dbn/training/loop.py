@@ -76,7 +76,8 @@ def train(
         epochs: passes over the data.
         batch_size: rows an update, of all processes together; the last batch of an epoch may be shorter and has its own
             denominator.
-        learning_rate: a number, or a schedule of the epoch; by default what suits the units (0.1 for Bernoulli).
+        learning_rate: a number, or a schedule of the epoch; by default what suits the units: 0.1 for Bernoulli on both
+            sides, 0.01 with ReLU, 0.003 with Gaussian ones, and a quarter of it for every side of spins.
         momentum: likewise.
         weight_decay: L2 cost of the weights.
         estimator: the negative phase, CD(1) by default.
@@ -328,4 +329,6 @@ def _centre(rbm: RBM, source: Source, rate: float | None) -> tuple[Offsets, floa
 
 
 def _suited_rate(rbm: RBM) -> float:
-    return min(rbm.visible.suggested_learning_rate, rbm.hidden.suggested_learning_rate)
+    visible, hidden = rbm.visible, rbm.hidden
+    rate = min(visible.suggested_learning_rate, hidden.suggested_learning_rate)
+    return rate * visible.learning_rate_factor * hidden.learning_rate_factor

@@ -81,6 +81,7 @@ class Spin(Unit):
 
     support = (-1.0, 1.0)
     replayable = True
+    learning_rate_factor = 0.25
 
     def log_partition(self, field: Tensor) -> Tensor:
         return torch.logaddexp(field, -field).sum(-1)

@@ -42,6 +42,7 @@ class Joint(Unit):
         self.replayable = all("replayable" in vars(type(part)) and part.replayable for part in parts)
         self.support = (min(part.support[0] for part in parts), max(part.support[1] for part in parts))
         self.suggested_learning_rate = min(part.suggested_learning_rate for part in parts)
+        self.learning_rate_factor = min(part.learning_rate_factor for part in parts)
 
     def log_partition(self, field: Tensor) -> Tensor:
         return self._sum(lambda part, columns: part.log_partition(columns), field)
