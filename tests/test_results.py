@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import compare, depth, dropout, labels
+from tests.test_studies import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 
@@ -37,3 +38,12 @@ def test_a_table_is_what_its_file_says(table, file, study):
     else:
         found = study.text(config, content["arms"], one_test_set=not config.data.endswith(".csv"))
     assert (RESULTS / table).read_text() == found + "\n"
+
+
+@pytest.mark.parametrize("file", [file for _, file, study in TABLES if study is not compare])
+def test_what_is_committed_has_the_format_that_the_tiny_preset_has(file):
+    content = json.loads((RESULTS / file).read_text())
+    assert {"config", "environment", "arms"} <= set(content)
+    for arm in content["arms"]:
+        assert set(arm) >= FORMAT
+        assert len(arm["test_error"]) == content["config"]["seeds"] >= 5
