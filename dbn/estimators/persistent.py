@@ -117,7 +117,8 @@ class FastPCD(Persistent):
     Args:
         chains: number of chains, independent of the batch size.
         steps: Gibbs steps between updates.
-        rate: learning rate of the fast weights, constant; Tieleman and Hinton take the first one of the others.
+        rate: learning rate of the fast weights, constant; Tieleman and Hinton take the first one of the others. The
+            default is that of Bernoulli units; `train` says what suits others.
         decay: what is left of the fast weights at the next step.
         start: as for `PCD`.
 
