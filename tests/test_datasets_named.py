@@ -5,6 +5,8 @@ import os
 import socket
 import struct
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -103,6 +105,39 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + bytes(100))
     with pytest.raises(ValueError, match=r"'mnist' in .* is damaged .* delete MNIST/raw/train-images-idx3-ubyte"):
         load("mnist", root=tmp_path)
+
+
+def test_one_process_downloads_and_the_others_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mnist = pytest.importorskip("torchvision.datasets.mnist", exc_type=ImportError)
+    downloads, x = [], np.random.default_rng(0).integers(0, 256, (20, 28, 28))
+
+    def download(url: str, download_root: str, filename: str, **options: Any) -> None:
+        downloads.append(filename)
+        for prefix in ("train", "t10k"):  # all files are there at once, and hold nothing for a while
+            write_idx(Path(download_root), prefix, x[:0], np.arange(0))
+        time.sleep(0.05)
+        for prefix in ("train", "t10k"):
+            write_idx(Path(download_root), prefix, x, np.arange(20) % 10)
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", download)
+    with ThreadPoolExecutor(4) as pool:
+        splits = list(pool.map(lambda _: load("mnist", root=tmp_path / "new", progress=True), range(4)))
+    assert len(downloads) == 4, "once each of four files"
+    assert all(len(split.test.x) == 20 for split in splits)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_that_cannot_be_written_to_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(lock: Any, *given: Any, **more: Any) -> None:
+        raise PermissionError("read-only file system")
+
+    (tmp_path / ".dbn.lock").touch()
+    monkeypatch.setattr("dbn.datasets.named.FileLock.acquire", refuse)
+    with pytest.raises(DownloadError, match="read-only file system"):
+        load("mnist", root=tmp_path)
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / "MNIST" / "raw", prefix, np.zeros((20, 28, 28)), np.arange(20) % 10)
+    assert len(load("mnist", root=tmp_path).test.x) == 20
 
 
 def test_without_torchvision_the_sample_still_loads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ import importlib
 import io
 import socket
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from dbn.datasets.table import Table
 
@@ -33,7 +35,7 @@ SOURCES = {  # torchvision's class, its files, the names of the classes
 
 
 def read_named(name: str, folder: Path, progress: bool) -> Table:
-    """The set with that name, from the folder, where it is downloaded to if it is missing."""
+    """The set with that name, from the folder, where one process downloads it if it is missing and others wait."""
     parts = _torchvision_parts(name, folder, progress)
     x = torch.cat([torch.as_tensor(part.data) for part in parts])
     y = torch.cat([torch.as_tensor(part.targets).long() for part in parts])
@@ -46,20 +48,40 @@ def _torchvision_parts(name: str, folder: Path, progress: bool) -> list[Any]:
     """torchvision's training and test part, downloaded if any file is missing; every failure in the user's terms."""
     kind, files, _ = SOURCES[name]
     listed, options = ", ".join(files), {"split": "letters"} if name == "emnist-letters" else {}
-    present = all((folder / file).is_file() for file in files)
+
+    def present() -> bool:
+        return all((folder / file).is_file() for file in files)
+
     try:
         dataset = getattr(importlib.import_module("torchvision.datasets"), kind)
     except (ImportError, RuntimeError, OSError) as error:  # a build that does not match torch fails in all these ways
         advice = "install the one that belongs to your torch, or use 'mnist-sample'"
         raise ImportError(f"{name!r} needs torchvision, which cannot be imported ({error}): {advice}") from error
     try:
-        with contextlib.ExitStack() as stack:
+        with _alone(folder, writing=not present()), contextlib.ExitStack() as stack:
             stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
             socket.setdefaulttimeout(30)  # seconds: a firewall that drops packets must end in an error, not a hang
             stack.enter_context(contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()))
-            return [dataset(str(folder), train=train, download=not present, **options) for train in (True, False)]
+            download = not present()
+            return [dataset(str(folder), train=train, download=download, **options) for train in (True, False)]
     except Exception as error:  # sockets, HTTP, archives and assertions fail in ways of their own
-        if present:
+        if present():
             raise ValueError(f"{name!r} in {folder} is damaged ({error!r}): delete {listed}, load again") from error
         advice = f"Put {listed} there, or name a folder by root= or DBN_DATA; 'mnist-sample' is bundled and needs none"
         raise DownloadError(f"{name!r} is not in {folder} and cannot be downloaded ({error}). {advice}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, *, writing: bool) -> Iterator[None]:
+    """One process at a time, so that none reads what another is still writing; readers wait where one ever wrote."""
+    path = folder / ".dbn.lock"
+    lock = FileLock(path)
+    if writing:
+        folder.mkdir(parents=True, exist_ok=True)
+    if writing or path.exists():
+        with contextlib.nullcontext() if writing else contextlib.suppress(OSError):  # where one cannot write, none does
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
