@@ -140,9 +140,11 @@ def _cell_text(arm: Arm, trained: float) -> str:
 
 
 def _limit(arms: Sequence[Arm], trained: float) -> str:
-    """The largest depth up to which every seed trains."""
+    """The largest depth up to which every seed trains, of those that were tried."""
     reached = [arm["depth"] for arm in takewhile(lambda arm: max(arm["test_error"]) <= trained, arms)]
-    return str(reached[-1]) if reached else "none"
+    if reached:
+        return str(reached[-1])
+    return "none" if arms[0]["depth"] == 1 else f"fewer than {arms[0]['depth']}"
 
 
 def _panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

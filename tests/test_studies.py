@@ -121,6 +121,12 @@ def test_how_deep_a_start_trains_is_where_every_seed_is_at_most_at_the_bound():
 ERRORS = [[5.0, 6.0], [7.0, 20.0], [8.0, 90.0], [9.0, 9.0]]
 
 
+@pytest.mark.parametrize(("first", "words"), [(1, "none"), (3, "fewer than 3")])
+def test_a_start_that_never_trains_is_said_to_as_far_as_was_tried(first, words):
+    arms = [{"start": "He", "depth": first, "test_error": [5.0, 90.0]}]
+    assert depth.table(arms, trained=20.0).splitlines()[2].split("|")[-2].strip() == words
+
+
 def test_dropout_is_tuned_apart_from_what_has_none(tmp_path):
     arms = checked(dropout.main(["tiny", "--out", str(tmp_path)]), tmp_path / "dropout.json")
     assert [(arm["group"], arm["start"], arm["setting"]) for arm in arms] == [
