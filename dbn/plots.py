@@ -10,6 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _GAP = 1  # pixels between the tiles of a grid
 _BANDS = {"sd": "mean ± 1 sd of runs", "range": "mean, lowest to highest"}
@@ -104,6 +105,7 @@ def curves(
     highlight: str | None = None,
     log: bool = False,
     at: Sequence[float] | None = None,
+    at_log: bool = True,
     linear_within: float | None = None,
     band: Literal["sd", "range"] = "sd",
 ) -> "Figure":
@@ -115,7 +117,8 @@ def curves(
         ylabel: beside them.
         highlight: the line to draw in black.
         log: use a logarithmic vertical axis.
-        at: what the numbers of a run belong to, on a logarithmic axis, instead of epochs.
+        at: what the numbers of a run belong to instead of epochs.
+        at_log: use a logarithmic horizontal axis for those.
         linear_within: use a vertical axis that is linear within ± this and logarithmic on both sides, for errors.
         band: one standard deviation to both sides, or from the lowest run to the highest.
 
@@ -131,12 +134,15 @@ def curves(
         raise ValueError(f"band is {band!r}: give {' or '.join(map(repr, _BANDS))}")
     several = any(len(runs) > 1 for lines in panels.values() for runs in lines.values())
     figure, axes = _figure(len(panels), width=5.4 * len(panels) + 2.2, height=4.6, shared=True)
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(name for lines in panels.values() for name in lines))}
+    drawn: dict[str, Line2D] = {}
     for place, (title, lines) in zip(axes, panels.items(), strict=True):
-        for number, (name, runs) in enumerate(lines.items()):
+        for name, runs in lines.items():
             mean, low, high = _banded(torch.tensor(runs), band, log=log)
             epochs = torch.arange(1, len(mean) + 1) if at is None else torch.tensor(at)
-            style = _style(number, name == highlight)
-            place.plot(epochs, mean, label=name, marker="" if at is None else "o", markersize=4, **style)
+            style = _style(numbers[name], name == highlight)
+            (line,) = place.plot(epochs, mean, label=name, marker="" if at is None else "o", markersize=4, **style)
+            drawn.setdefault(name, line)
             place.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
         if linear_within is not None:
             place.set_yscale("symlog", linthresh=linear_within)
@@ -144,7 +150,7 @@ def curves(
         if at is None:
             place.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
-            place.set_xscale("log")
+            place.set_xscale("log" if at_log else "linear")
             place.set_xticks(list(at), [f"{value:g}" for value in at])
             place.minorticks_off()
         place.set_title(title, fontsize=10)
@@ -153,7 +159,15 @@ def curves(
     axes[0].set_ylabel(ylabel)
     if log:
         _log_axis(axes[0])
-    legend = axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, title_fontsize=8)
+    beside = (1.01, 0.5)
+    legend = axes[-1].legend(
+        handles=list(drawn.values()),
+        loc="center left",
+        bbox_to_anchor=beside,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=8,
+    )
     legend.set_title(_BANDS[band] if several else "")
     return figure
 

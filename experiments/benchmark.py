@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     config = replace(config, parts=config.parts or (*PARTS, *(ON_GPU if on_gpu else ())))
     path = Path(config.out) / ("benchmark-cuda.json" if on_gpu else "benchmark.json")
     rows: list[Row] = []
-    content = {"config": as_dict(config), "environment": environment(), "rows": rows}
+    content = {"config": as_dict(config), "environment": environment(config.device), "rows": rows}
     for group in _groups(config):
         for row in group(config, device):
             rows.append(row)

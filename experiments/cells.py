@@ -188,8 +188,8 @@ def arm_of(cell: Cell) -> Arm:
     if cell.path.exists():
         arm = read_json(cell.path)
         tqdm.write(f"{cell.path} is finished, from commit {arm['commit']}, on {arm['device']}")
-        return arm
-    write_json(cell.path, _tuned(cell) if cell.refit is None else _refitted(cell))
+    else:
+        write_json(cell.path, _tuned(cell) if cell.refit is None else _refitted(cell))
     for done in (cell, replace(cell, refit=None)):
         done.forget()
     return read_json(cell.path)
@@ -211,10 +211,12 @@ def _refitted(cell: Cell) -> Arm:
     kept, tried = _searched(chooser)
     arm = _described(chooser, kept, tried)
     epochs, validation = _refit_epochs(cell, kept[0], arm["validation_curves"])
+    again = [cell.refitted(kept[0], seed, epochs) for seed in seeds]
     return arm | {
         "labelled_rows": len(split.train.labelled.x) + len(split.validation.x),
         "test_error": [round(cell.refitted_error(kept[0], seed, epochs), 4) for seed in seeds],
-        "seconds": [cell.refitted(kept[0], seed, epochs)["seconds"] for seed in seeds],
+        "diverged": [record["diverged"] for record in again],
+        "seconds": [record["seconds"] for record in again],
         "refit": {"epochs": epochs, "validation_error": validation},
     }
 

@@ -167,7 +167,9 @@ def draw(arms: Sequence[Arm]) -> "Figure":
             runs = lines.setdefault(_scheme(arm["start"]), [[] for _ in arm["test_error"]])
             for run, error in zip(runs, arm["test_error"], strict=True):
                 run.append(error)
-    return plots.curves(panels, xlabel="hidden layers", ylabel="test error, %", highlight="DBN", log=True, band="range")
+    depths = sorted({int(arm["depth"]) for arm in arms})
+    names = {"xlabel": "hidden layers", "ylabel": "test error, %", "highlight": "DBN"}
+    return plots.curves(panels, **names, log=True, at=depths, at_log=False, band="range")
 
 
 def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":

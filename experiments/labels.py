@@ -19,7 +19,7 @@ from experiments.cells import Arm, Cell, arm_of
 from experiments.command_line import check_several, option, parse
 from experiments.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.starts import KNOWN
-from experiments.study import Study, begin, shares_test_rows
+from experiments.study import Study, begin, shares_test_rows, split_of
 from experiments.tables import aligned, best_baseline, conclusion, labelled, table
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out or f"runs/labels-{preset}")
+    if max(config.labels) > config.narrow:
+        split_of(config, config.narrow, 0)
     begin(config, out, sorted(config.labels))
     plan = [
         (start, architecture, labels)
@@ -100,12 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _cell(config: Config, out: Path, start: str, architecture: str, labels: int) -> Cell:
     """A cell with its list to choose from: that of the study, or what was best with fewer labels."""
-    if labels <= config.narrow:
-        return Cell(config, out, start, architecture, labels, config.settings, config.kept)
-    best_few = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"])
-    cell = Cell(config, out, start, architecture, labels, best_few, kept=1)
-    has_all = bool((cell.split(0).train.y >= 0).all())
-    return replace(cell, refit=config.refit if has_all else None)
+    settings, kept = config.settings, config.kept
+    if labels > config.narrow:
+        settings, kept = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"]), 1
+    cell = Cell(config, out, start, architecture, labels, settings, kept)
+    found, there = (len(split_of(config, count, 0).train.labelled.x) for count in (labels, None))
+    return replace(cell, refit=config.refit if found == there else None)
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:

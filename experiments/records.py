@@ -20,6 +20,8 @@ from dbn import DivergenceError, distributed
 from dbn.arguments import choose_device
 from dbn.datasets import NAMES
 
+_FORMAT = 1  # of what a folder holds, to be raised when finished arms or runs could no longer be read
+
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _STUDENT = [
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -30,6 +32,7 @@ _STUDENT = [
 
 def environment(device: str = "auto") -> dict[str, Any]:
     """Versions, hardware, command and commit: what a reader needs to run it again on such a device."""
+    found = choose_device(device)
     return {
         "dbn": dbn.__version__,
         "torch": torch.__version__,
@@ -39,7 +42,7 @@ def environment(device: str = "auto") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
-        "device": torch.cuda.get_device_name() if choose_device(device).type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(found) if found.type == "cuda" else found.type,
         "commit": _commit(),
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
     }
@@ -81,8 +84,12 @@ def claim(out: Path, config: Any, free: Sequence[str]) -> None:
     """
     path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in free}
     if config.data not in NAMES:
-        ours["contents"] = hashlib.sha256(Path(config.data).read_bytes()).hexdigest()
+        with Path(config.data).open("rb") as file:
+            ours["contents"] = hashlib.file_digest(file, "sha256").hexdigest()
+    ours["format"] = _FORMAT
     theirs = kept(path)
+    if theirs is not None and theirs.get("format") != _FORMAT:
+        raise ValueError(f"{out} holds a run of another version of this experiment: choose another --out, or delete it")
     keys = [key for key in ours if theirs is not None and theirs.get(key) != ours[key]]
     if keys:
         differing = ["contents of --data" if key == "contents" else f"--{key.replace('_', '-')}" for key in keys]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dbn import datasets
+from dbn import datasets, distributed
 from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
 from experiments.command_line import check_several, option
@@ -90,8 +90,11 @@ def begin(study: Study, out: Path, labels: Sequence[int | None], free: Sequence[
     """Load the data with every number of labels, and make `out` the folder of this study.
 
     Raises:
-        ValueError: as `check_labels` says, or where the folder holds another study's work; before anything is written.
+        ValueError: as `check_labels` says, or where the folder holds another study's work, or several processes run;
+            before anything is written.
     """
+    if distributed.world_size() > 1:
+        raise ValueError(f"{distributed.world_size()} processes run this study, which is one's work: start one")
     check_labels(lambda count: split_of(study, count, 0), labels)
     claim(out, study, free)
 
@@ -100,11 +103,13 @@ def check_labels(load: Callable[[int | None], DataSplit], labels: Sequence[int |
     """Load the data with every number of labels.
 
     Raises:
-        ValueError: where they cannot be so few, or where two of the numbers are all there are.
+        ValueError: where they cannot be so few, where two of the numbers are all there are, or where there are none.
     """
     found: dict[int, int | None] = {}
     for count in labels:
         rows = len(load(count).train.labelled.x)
+        if not rows:
+            raise ValueError("data has no rows with labels: give a file that says some")
         if rows in found:
             raise ValueError(f"labels has {found[rows]} and {count}, and each keeps all {rows} there are: give one")
         found[rows] = count

@@ -81,6 +81,15 @@ def test_curves_say_what_their_numbers_belong_to():
     assert axes.get_xscale() == "log"
 
 
+def test_numbers_may_lie_on_a_linear_axis_and_a_name_has_one_colour():
+    panels = {"p": {"a": [[1.0, 2.0]], "b": [[3.0, 4.0]]}, "q": {"b": [[3.0, 4.0]]}}
+    figure = plots.curves(panels, xlabel="x", ylabel="y", at=[3, 6], at_log=False)
+    left, right = figure.axes
+    assert (list(right.lines[0].get_xdata()), right.get_xscale()) == ([3, 6], "linear")
+    assert left.lines[1].get_color() == right.lines[0].get_color()
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["a", "b"]
+
+
 def test_by_layer_marks_zeros_at_the_lower_edge():
     figure = plots.by_layer(
         {"p": {"dead": [1.0, 0.0], "alive": [1.0, 0.5]}}, ticks={"p": ["in", "out"]}, highlight="alive"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -184,6 +185,42 @@ def test_a_stack_of_other_units_is_held_against_the_baseline_too(tmp_path, capsy
     given = ["--starts", "he", "dbn-relu", "--labels", "50", "--architectures", "8"]
     labels.main(["tiny", *given, "--out", str(tmp_path)])
     assert "DBN, relu against He (relu), the best start without pretraining" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--narrow", "10000"], ["--labels", "4167", "--narrow", "10000"]])
+def test_networks_with_all_labels_are_refitted_however_they_choose(options, tmp_path):
+    one = ["--starts", "he", "--architectures", "4", "--settings", "1e-3"]
+    content = labels.main(["tiny", *one, *options, "--out", str(tmp_path)])
+    assert ["refit" in arm for arm in content["arms"]][-1]
+    assert {path.name for path in (tmp_path / "arms").iterdir()} <= {"4_50_he.json", "4_4167_he_refit-3.json"}
+
+
+def test_rows_without_any_labels_are_refused(tmp_path):
+    path = tmp_path / "own.npz"
+    np.savez(path, x=np.random.default_rng(0).random((60, 4)), y=np.full(60, -1))
+    for study in (dropout, depth, labels):
+        with pytest.raises(ValueError, match="labels"):
+            study.main(["tiny", "--data", str(path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="another version of this experiment"):
+        labels.main(["tiny", "--out", str(tmp_path)])
+
+
+def test_a_refit_that_diverges_is_said_to(tmp_path, monkeypatch):
+    def diverging(network, train, validation, *given, **more):
+        if validation is None:
+            raise DivergenceError("left the finite numbers")
+        return tuned(network, train, validation, *given, **more)
+
+    monkeypatch.setattr(cells, "tuned", diverging)
+    study = labels.Config(data="mnist-sample", epochs=1, updates=1, starts=("he",), seeds=1)
+    arm = cells.arm_of(cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=1))
+    assert (arm["test_error"], arm["diverged"]) == ([100.0], [True])
+    assert arm["validation_error"][0] < 100
 
 
 def test_a_setting_in_words():

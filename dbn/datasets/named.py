@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from dbn.datasets.table import Table
 
@@ -58,7 +59,7 @@ def _torchvision_parts(name: str, folder: Path, progress: bool) -> list[Any]:
         advice = "install the one that belongs to your torch, or use 'mnist-sample'"
         raise ImportError(f"{name!r} needs torchvision, which cannot be imported ({error}): {advice}") from error
     try:
-        with _alone(folder, writing=not present()), contextlib.ExitStack() as stack:
+        with _alone(folder, writing=not present(), progress=progress), contextlib.ExitStack() as stack:
             stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
             socket.setdefaulttimeout(30)  # seconds: a firewall that drops packets must end in an error, not a hang
             stack.enter_context(contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()))
@@ -72,16 +73,28 @@ def _torchvision_parts(name: str, folder: Path, progress: bool) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, *, writing: bool) -> Iterator[None]:
-    """One process at a time, so that none reads what another is still writing; readers wait where one ever wrote."""
+def _alone(folder: Path, *, writing: bool, progress: bool) -> Iterator[None]:
+    """One process at a time, so that none reads what another is still writing; readers wait where one ever wrote.
+
+    Where no lock can be had, as in a folder that is read-only or of a system without them, there is none.
+    """
     path = folder / ".dbn.lock"
-    lock = FileLock(path)
-    if writing:
-        folder.mkdir(parents=True, exist_ok=True)
-    if writing or path.exists():
-        with contextlib.nullcontext() if writing else contextlib.suppress(OSError):  # where one cannot write, none does
-            lock.acquire()
+    lock = FileLock(path, mode=0o666)
+    with contextlib.suppress(OSError):
+        if writing:
+            folder.mkdir(parents=True, exist_ok=True)
+        if writing or path.exists():
+            _acquire(lock, progress)
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, progress: bool) -> None:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if progress:
+            tqdm.write(f"waiting for another process that holds {lock.lock_file}")
+        lock.acquire()

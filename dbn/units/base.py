@@ -27,7 +27,7 @@ class Unit(nn.Module, ABC):
     #: Learning rate of contrastive divergence that suits the unit (Hinton 2010, A practical guide to training RBMs).
     suggested_learning_rate = 0.1
     #: What a side of such units multiplies that by: values as far apart as 0 and c make a gradient c times and weights
-    #: 1/c times as large, so that a step at 1/c² of the rate is that of units of 0 and 1.
+    #: 1/c times as large, so that a step of weights at 1/c² of the rate is that of units of 0 and 1.
     learning_rate_factor = 1.0
 
     def __init__(self, size: int) -> None:
