@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -128,11 +129,8 @@ def curves(
     Example:
         >>> figure = curves({"500 labels": {"DBN": [[0.3, 0.2], [0.4, 0.2]]}}, xlabel="epoch", ylabel="error")
     """
-    from matplotlib.ticker import MaxNLocator
-
     if band not in _BANDS:
         raise ValueError(f"band is {band!r}: give {' or '.join(map(repr, _BANDS))}")
-    several = any(len(runs) > 1 for lines in panels.values() for runs in lines.values())
     figure, axes = _figure(len(panels), width=5.4 * len(panels) + 2.2, height=4.6, shared=True)
     numbers = {name: k for k, name in enumerate(dict.fromkeys(name for lines in panels.values() for name in lines))}
     drawn: dict[str, Line2D] = {}
@@ -147,28 +145,15 @@ def curves(
         if linear_within is not None:
             place.set_yscale("symlog", linthresh=linear_within)
             place.axhline(0, color="0.4", linewidth=0.8)
-        if at is None:
-            place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        else:
-            place.set_xscale("log" if at_log else "linear")
-            place.set_xticks(list(at), [f"{value:g}" for value in at])
-            place.minorticks_off()
+        _number_axis(place, at, log=at_log)
         place.set_title(title, fontsize=10)
         place.set_xlabel(xlabel)
         place.grid(alpha=0.25)
     axes[0].set_ylabel(ylabel)
     if log:
         _log_axis(axes[0])
-    beside = (1.01, 0.5)
-    legend = axes[-1].legend(
-        handles=list(drawn.values()),
-        loc="center left",
-        bbox_to_anchor=beside,
-        frameon=False,
-        fontsize=9,
-        title_fontsize=8,
-    )
-    legend.set_title(_BANDS[band] if several else "")
+    several = any(len(runs) > 1 for lines in panels.values() for runs in lines.values())
+    _legend(axes[-1], list(drawn.values()), _BANDS[band] if several else "")
     return figure
 
 
@@ -213,7 +198,7 @@ def by_layer(
         place.set_xticks(range(len(ticks[title])), ticks[title], fontsize=9)
         place.set_title(title, fontsize=10)
         place.grid(alpha=0.25)
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _legend(axes[-1], axes[-1].get_legend_handles_labels()[0])
     return figure
 
 
@@ -250,6 +235,24 @@ def _figure(
     figure = Figure(figsize=(width, height), dpi=120, layout=None if stacked else "constrained")
     grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False, sharey=shared)
     return figure, list(grid.flat)
+
+
+def _number_axis(axes: "Axes", at: Sequence[float] | None, *, log: bool) -> None:
+    """Whole numbers from 1 along the axis, or marks at those that are given."""
+    from matplotlib.ticker import MaxNLocator
+
+    if at is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return
+    axes.set_xscale("log" if log else "linear")
+    axes.set_xticks(list(at), [f"{value:g}" for value in at])
+    axes.minorticks_off()
+
+
+def _legend(axes: "Axes", lines: "Sequence[Artist]", title: str = "") -> None:
+    """A legend of these lines to the right of a panel."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    axes.legend(handles=list(lines), title=title, frameon=False, fontsize=9, title_fontsize=8, **place)
 
 
 def _log_axis(axes: "Axes") -> None:
