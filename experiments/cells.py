@@ -27,7 +27,7 @@ from dbn.schedules import linear
 from experiments.records import environment, read_json, write_json
 from experiments.starts import KNOWN, pretrained
 from experiments.study import Study, sizes_of, split_of
-from experiments.tuning import file_name, narrowed, setting_of, tuned
+from experiments.tuning import batch_size, file_name, narrowed, setting_of, tuned
 
 Arm = dict[str, Any]
 
@@ -266,8 +266,3 @@ def _described(cell: Cell, kept: list[str], tried: dict[str, list[float]]) -> Ar
     if start.from_stack:
         arm["pretrain_seconds"] = [cell.stack(seed)[1] for seed in seeds]
     return arm
-
-
-def batch_size(rows: int) -> int:
-    """A fiftieth of the rows, 10 to 100."""
-    return min(max(rows // 50, 10), 100)

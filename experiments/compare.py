@@ -16,18 +16,18 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from dbn import DBN, datasets, distributed, evaluate, finetune, plots
+from dbn import DBN, distributed, evaluate, finetune, plots
 from dbn.arguments import choose_device, finite_number, whole_number
-from dbn.datasets import DataSplit
 from dbn.history import History
 from experiments.command_line import check_several, option, parse
 from experiments.pretrain import image_shape
 from experiments.records import as_dict, claim, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, one_test_set, pretrained
-from experiments.study import check_labels
+from experiments.study import check_labels, loaded
 from experiments.tables import conclusion, labelled, table
 from experiments.together import Together, alike
+from experiments.tuning import batch_size
 
 Trial = tuple[nn.Sequential, History]
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if config.side_by_side is None:
         config = replace(config, side_by_side=choose_device(config.device).type == "cuda")
     out = Path(config.out or f"runs/compare-{preset}")
-    check_labels(lambda count: _split(config.data, config.root, count, 0), sorted(config.labels))
+    check_labels(lambda count: loaded(config.data, config.root, count, 0), sorted(config.labels))
     claim(out, config, _FREE)
     trained = _stacks(config, out)
     stacks = [stack for stack, _ in trained]
@@ -147,7 +147,7 @@ def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
 
     def stack(seed: int) -> tuple[DBN, float]:
         return pretrained(
-            _split(config.data, config.root, None, seed),
+            loaded(config.data, config.root, None, seed),
             config.hidden,
             epochs=config.pretrain_epochs,
             seed=seed,
@@ -169,13 +169,13 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
         "start": start.label,
         "activation": start.activation,
         "labels": labels,
-        "labelled_rows": len(_split(config.data, config.root, labels, 0).train.labelled.x),
+        "labelled_rows": len(loaded(config.data, config.root, labels, 0).train.labelled.x),
         "commit": environment()["commit"],
         "device": choose_device(config.device).type,
         "learning_rate": body,
         "head_learning_rate": head,
         "test_error": [
-            100 * evaluate(network, *_split(config.data, config.root, labels, seed).test).error
+            100 * evaluate(network, *loaded(config.data, config.root, labels, seed).test).error
             for seed, (network, _) in enumerate(trials[chosen])
         ],
         "seconds": [history.last["seconds"] for history in histories],
@@ -208,12 +208,12 @@ def _trials(
 
 def _stand_together(config: Config, labels: int) -> bool:
     return bool(config.side_by_side) and alike(
-        [_split(config.data, config.root, labels, seed) for seed in range(config.seeds)]
+        [loaded(config.data, config.root, labels, seed) for seed in range(config.seeds)]
     )
 
 
 def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | None) -> nn.Sequential:
-    split = _split(config.data, config.root, labels, seed)
+    split = loaded(config.data, config.root, labels, seed)
     return STARTS[name].build([split.train.x.shape[1], *config.hidden, split.classes], stack, seed)
 
 
@@ -221,10 +221,10 @@ def _fine_tuned(
     config: Config, labels: int, rate: str, networks: list[nn.Sequential], seeds: tuple[int, ...]
 ) -> list[History]:
     """The histories of the seeds' networks, which are one, or all at once."""
-    split = _split(config.data, config.root, labels, seeds[0])
+    split = loaded(config.data, config.root, labels, seeds[0])
     body, head = rates_of(rate)
-    batch_size, epochs = budget(len(split.train.labelled.x), config)
-    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": body, "head_learning_rate": head}
+    size, epochs = budget(len(split.train.labelled.x), config)
+    settings = {"epochs": epochs, "batch_size": size, "learning_rate": body, "head_learning_rate": head}
     if len(seeds) > 1:
         return _together(config.data, config.root, labels, seeds, config.device).tuned(networks, **settings, seed=0)
     rows = {"validation": split.validation, "device": config.device, "progress": False, "seed": seeds[0]}
@@ -233,18 +233,13 @@ def _fine_tuned(
 
 @lru_cache(maxsize=1)
 def _together(data: str, root: str | None, labels: int, seeds: tuple[int, ...], device: str) -> Together:
-    return Together([_split(data, root, labels, seed) for seed in seeds], choose_device(device))
+    return Together([loaded(data, root, labels, seed) for seed in seeds], choose_device(device))
 
 
 def budget(rows: int, config: Config) -> tuple[int, int]:
     """Batch size and epochs for so many labelled rows: a fiftieth of them, 10 to 100, and enough updates."""
-    batch_size = min(max(rows // 50, 10), 100)
-    return batch_size, max(config.epochs, -(-config.updates * batch_size // rows))
-
-
-@lru_cache(maxsize=16)
-def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
-    return datasets.load(data, root=root, labels=labels, seed=seed)
+    size = batch_size(rows)
+    return size, max(config.epochs, -(-config.updates * size // rows))
 
 
 def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> dict[str, Any]:
@@ -256,7 +251,7 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
 
 
 def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
-    shared = one_test_set([_split(config.data, config.root, None, seed) for seed in range(config.seeds)])
+    shared = one_test_set([loaded(config.data, config.root, None, seed) for seed in range(config.seeds)])
     found = text(config, arms, one_test_set=shared)
     (out / "table.md").write_text(found + "\n")
     print(f"\n{found}\n")
@@ -282,7 +277,7 @@ def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], o
     highlight = STARTS["dbn"].label
     figure = plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
     figure.savefig(out / "curves.png")
-    split = _split(config.data, config.root, None, 0)
+    split = loaded(config.data, config.root, None, 0)
     rows = seeded_rows(*split.train.labelled, count=500, seed=0)
     sizes = [split.train.x.shape[1], *config.hidden, split.classes]
     titles = ("spread of activations before training", "spread of gradients before training")

@@ -73,11 +73,12 @@ def sizes_of(architecture: str) -> tuple[int, ...]:
 
 def split_of(study: Study, labels: int | None, seed: int) -> DataSplit:
     """The data of a seed with so many labels, or with all."""
-    return _split(study.data, study.root, labels, seed)
+    return loaded(study.data, study.root, labels, seed)
 
 
-@lru_cache(maxsize=8)
-def _split(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
+@lru_cache(maxsize=16)
+def loaded(data: str, root: str | None, labels: int | None, seed: int) -> DataSplit:
+    """The data of a seed with so many labels; the last few are kept in memory."""
     return datasets.load(data, root=root, labels=labels, seed=seed)
 
 

@@ -91,6 +91,11 @@ def narrowed(settings: Sequence[str], error: Callable[[str, int], float], *, fir
     return sorted(settings, key=lambda setting: fmean(error(setting, seed) for seed in range(first)))[:kept]
 
 
+def batch_size(rows: int) -> int:
+    """A fiftieth of the rows, 10 to 100."""
+    return min(max(rows // 50, 10), 100)
+
+
 def tuned(
     network: nn.Module,
     train: Samples,
