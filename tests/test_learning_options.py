@@ -1,9 +1,9 @@
-"""Centred gradients, binary pixels and averaged weights."""
+"""Centred gradients, binary pixels, averaged weights, and rates that suit the units."""
 
 import pytest
 import torch
 
-from dbn import CD, DBN, PCD, Gaussian, exact_log_partition, log_likelihood, train
+from dbn import CD, DBN, PCD, Bernoulli, Gaussian, Spin, exact_log_partition, log_likelihood, train
 from dbn.rbm import RBM, Contrast, Offsets, add_gradient
 from tests.machines import PAIRS, draw, generator, machine, rows
 
@@ -144,3 +144,28 @@ def test_wrong_options_are_named_before_anything_changes(arguments, error, messa
 def test_real_units_have_no_pixels_to_draw():
     with pytest.raises(TypeError, match='binarise is "sample", but Gaussian'):
         train(RBM(Gaussian(3), 2), torch.zeros(4, 3), epochs=1, binarise="sample", **QUIET)
+
+
+def spun(rbm, sides):
+    """A machine of Bernoulli units with the hidden side, or both, written in spins s = 2h − 1 instead."""
+    by = 2.0**sides
+    other = RBM(Spin(6) if sides == 2 else 6, Spin(4)).double()
+    with torch.no_grad():
+        other.weight.copy_(rbm.weight / by)
+        other.hidden_bias.copy_(rbm.hidden_bias / 2 + (rbm.weight.sum(0) / 4 if sides == 2 else 0))
+        other.visible_bias.copy_((rbm.visible_bias + rbm.weight.sum(1) / 2) / (by / 2))
+    return other
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_a_step_of_spins_is_that_of_units_of_0_and_1_at_the_rates_that_suit_them(sides):
+    rbm = machine(Bernoulli(6), Bernoulli(4))
+    data = rows(rbm.visible, 200)
+    other = spun(rbm, sides)
+    before, seen = rbm.weight.detach().clone(), 2 * data - 1 if sides == 2 else data
+    torch.testing.assert_close(other.mean_hidden(seen), 2 * rbm.mean_hidden(data) - 1)
+    settings = {"epochs": 1, "batch_size": 200, "estimator": CD(mean_field=True), "centring": 0.1, "weight_decay": 0.0}
+    for one, x in ((rbm, data), (other, seen)):
+        train(one, x, initialise_bias=False, **settings, **QUIET)
+    assert not torch.allclose(rbm.weight, before, atol=1e-4)
+    torch.testing.assert_close(2.0**sides * other.weight, rbm.weight)

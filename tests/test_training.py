@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import CD, PCD, RBM, Bernoulli, DivergenceError, Gaussian, History, Spin, train
+from dbn import CD, PCD, RBM, DivergenceError, Gaussian, History, train
 from dbn.batches import TensorSource
 from dbn.rbm import add_gradient
 from dbn.schedules import linear
@@ -52,30 +52,6 @@ def test_zero_weights_and_the_bias_of_the_mean_reconstruct_the_mean():
     uninitialised = RBM(6, 4, weight_scale=0)
     train(uninitialised, data, epochs=1, learning_rate=0.0, initialise_bias=False, **QUIET)
     assert not torch.allclose(uninitialised.reconstruct(data), data.mean(0).expand_as(data), atol=0.05)
-
-
-def spun(rbm, sides):
-    """A machine of Bernoulli units with the hidden side, or both, written in spins s = 2h − 1 instead."""
-    by = 2.0**sides
-    other = RBM(Spin(6) if sides == 2 else 6, Spin(4))
-    with torch.no_grad():
-        other.weight.copy_(rbm.weight / by)
-        other.hidden_bias.copy_(rbm.hidden_bias / 2 + (rbm.weight.sum(0) / 4 if sides == 2 else 0))
-        other.visible_bias.copy_((rbm.visible_bias + rbm.weight.sum(1) / 2) / (by / 2))
-    return other
-
-
-@pytest.mark.parametrize("sides", [1, 2])
-def test_a_step_of_spins_is_that_of_units_of_0_and_1_at_the_rates_that_suit_them(sides):
-    rbm, data = machine(Bernoulli(6), Bernoulli(4)), pixels()
-    other = spun(rbm, sides)
-    before, seen = rbm.weight.detach().clone(), 2 * data - 1 if sides == 2 else data
-    torch.testing.assert_close(other.mean_hidden(seen), 2 * rbm.mean_hidden(data) - 1)
-    settings = {"epochs": 1, "batch_size": 200, "estimator": CD(mean_field=True), "centring": 0.1, "weight_decay": 0.0}
-    for one, x in ((rbm, data), (other, seen)):
-        train(one, x, initialise_bias=False, **settings, **QUIET)
-    assert not torch.allclose(rbm.weight, before, atol=1e-4)
-    torch.testing.assert_close(2.0**sides * other.weight, rbm.weight)
 
 
 @pytest.mark.parametrize("kind", EVERY_UNIT)
