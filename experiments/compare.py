@@ -68,6 +68,8 @@ class Config:
             whole_number(count, "labels")
         for rate in check_several(self.rates, "rates"):
             rates_of(rate)
+        if not self.hidden:
+            raise ValueError("hidden is (): give at least one size")
         for size in self.hidden:
             whole_number(size, "hidden")
         choose_device(self.device)

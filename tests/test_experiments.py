@@ -155,6 +155,11 @@ def test_compare_refuses_what_cannot_work_before_any_work(options, message, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_without_hidden_layers_is_refused():
+    with pytest.raises(ValueError, match=r"hidden is \(\)"):
+        compare.Config(hidden=())
+
+
 def test_the_command_line_ends_in_one_line(capsys):
     def fail():
         raise ValueError("seeds is 0: give more")
