@@ -24,19 +24,29 @@ def as_rows(x: Any, width: int, *, like: Tensor, name: str) -> Tensor:
         name: what the caller calls the argument, for the errors.
 
     Raises:
-        TypeError: where x is no array of numbers.
+        TypeError: where x is no array of numbers, or `like` is in half precision.
         ValueError: where its width is another.
 
     Example:
         >>> as_rows(np.zeros((5, 2, 3)), 6, like=torch.zeros(1), name="x").shape
         torch.Size([5, 6])
     """
+    check_precision(like, name)
     tensor = as_tensor(x, name)
     if tensor.dim() != 2:
         tensor = flattened(tensor, name)
     if tensor.shape[1] != width:
         raise ValueError(f"{name} has {tensor.shape[1]} columns, but the layer has {width} units: give {width} columns")
     return tensor.to(device=like.device, dtype=like.dtype)
+
+
+def check_precision(parameter: Tensor, name: str) -> None:
+    """Raise a TypeError where a machine's parameters are in half precision, which spoils probabilities and energies."""
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} would be computed with in {parameter.dtype}, which has too few digits for probabilities and "
+            "energies: convert the machine by .float()"
+        )
 
 
 def as_tensor(x: Any, name: str) -> Tensor:
@@ -140,7 +150,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 def _usable(device: str | torch.device) -> torch.device:
     """`device` as a torch.device on which tensors can be made, or a ValueError."""
     try:
-        found = torch.empty(0, device=device).device
+        found = torch.empty(0, dtype=torch.float32, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has an error of its own for each kind
         raise ValueError(
             f'device is "{device}", which cannot be used ({error}): give "auto", or one there is'

@@ -18,7 +18,7 @@ from dbn.history import History, Record
 from dbn.rbm import RBM
 from dbn.schedules import Schedule
 from dbn.training import MOMENTUM, EarlyStopping, Recipe
-from dbn.units import Unit, as_unit, from_config
+from dbn.units import Unit, as_unit, from_config, rebuildable_config
 
 T = TypeVar("T")
 PerLayer: TypeAlias = T | Sequence[T]
@@ -308,19 +308,25 @@ class DBN(nn.Module):
         return mlp.autoencoder(self.layers)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write units and parameters to one file, atomically; `DBN.load` reads it without running code."""
-        units = [self.layers[0].visible.config(), *(rbm.hidden.config() for rbm in self.layers)]
+        """Write units and parameters to one file, atomically; `DBN.load` reads it without running code.
+
+        Raises:
+            ValueError: where units of your own could not be built again from their `config()`.
+        """
+        layers = [self.layers[0].visible, *(rbm.hidden for rbm in self.layers)]
+        units = [rebuildable_config(one, f"units[{place}]") for place, one in enumerate(layers)]
         save(path, {"kind": "DBN", "units": units, "state": self.state_dict()})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read what `save` wrote, onto the CPU.
+        """Read what `save` wrote, onto the CPU. Classes of units of your own must have been defined before.
 
         Raises:
-            ValueError: where the file holds something else, or is damaged.
+            ValueError: where the file holds something else, is damaged, or names units that are not known.
         """
         saved = load(path, kind="DBN")
-        stack = cls([from_config(config) for config in saved["units"]])
+        with torch.device("cpu"):
+            stack = cls([from_config(config) for config in saved["units"]])
         stack.to(saved["state"]["layers.0.weight"].dtype).load_state_dict(saved["state"])
         return stack
 

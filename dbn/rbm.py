@@ -1,31 +1,45 @@
 """The restricted Boltzmann machine: weights and biases that build fields for two layers of units."""
 
 import copy
-import math
 from os import PathLike
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
 from dbn import checkpoint
-from dbn.arguments import as_generator, as_rows, finite_number, whole_number
+from dbn.arguments import (
+    as_generator,
+    as_rows,
+    check_finite,
+    check_instance,
+    check_precision,
+    finite_number,
+    whole_number,
+)
 from dbn.history import DivergenceError
-from dbn.units import Unit, as_unit, from_config
+from dbn.normalisability import Normalisability, normalisability, surely_normalisable
+from dbn.units import Unit, as_unit, from_config, rebuildable_config
 
 
 class Phase(NamedTuple):
     """What one phase of learning knows: visible rows, and the hidden layer given them.
 
-    `visible_is_mean` tells visible values that stand for a conditional mean from values that were seen or sampled.
+    `visible_field` (n, V) is the field whose conditional mean the visible rows are; None for rows that were seen or
+    sampled. Only units with parameters of their own read it, so that an estimator may leave it out for all others.
     `share` tells what part of all rows of the phase they are, where other processes have the others.
     """
 
     visible: Tensor
     hidden_field: Tensor
     hidden_mean: Tensor
-    visible_is_mean: bool = False
+    visible_field: Tensor | None = None
     share: float = 1.0
+
+    def sample_hidden(self, units: Unit, generator: Generator | None) -> Tensor:
+        """Draw hidden states (n, H) of these units given the visible rows."""
+        mean = self.hidden_mean if units.draws_from_mean else None
+        return units.sample(self.hidden_field, mean=mean, generator=generator)
 
 
 class Room(NamedTuple):
@@ -84,17 +98,43 @@ class RBM(nn.Module):
         # What a machine learns of its units is its own, also where units are named for two layers or machines.
         self.visible = copy.deepcopy(as_unit(visible, "visible"))
         self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))
-        weight = torch.empty(self.visible.size, self.hidden.size)
+        like = torch.empty(0, dtype=torch.get_default_dtype(), device=torch.get_default_device())
+        weight = like.new_empty(self.visible.size, self.hidden.size)
         spread = finite_number(weight_scale, "weight_scale")
         weight.normal_(0, spread, generator=as_generator(generator, seed, weight.device))
         self.weight = nn.Parameter(weight)
-        self.visible_bias = nn.Parameter(torch.zeros(self.visible.size))
-        self.hidden_bias = nn.Parameter(torch.zeros(self.hidden.size))
+        self.visible_bias = nn.Parameter(like.new_zeros(self.visible.size))
+        self.hidden_bias = nn.Parameter(like.new_zeros(self.hidden.size))
 
     @property
     def has_energy(self) -> bool:
-        """Whether both layers have an energy, and so the machine a likelihood."""
+        """Whether both layers have an energy, without which there is no likelihood."""
         return self.visible.has_energy and self.hidden.has_energy
+
+    def normalisable(self) -> Normalisability:
+        """Whether Z = ∫∫ exp(−E(v, h)) dv dh is finite, without which the machine has no distribution.
+
+        It always is where one side is bounded. With Gaussian units on both sides it is exactly where the margin, the
+        smallest eigenvalue of Γ_v − W Γ_h⁻¹ Wᵀ, is above 0. With ReLU units the margin is a sufficient condition, and
+        the verdict looks further.
+
+        Returns:
+            The verdict and the margin; see `Normalisability`.
+
+        Raises:
+            TypeError: where a layer's units have no energy.
+
+        Example:
+            >>> from dbn import Gaussian
+            >>> rbm = RBM(Gaussian(2), Gaussian(1), weight_scale=0)
+            >>> rbm.normalisable()
+            Normalisability(verdict=True, margin=1.0)
+            >>> _ = rbm.weight.data.fill_(0.8)  # 1 − 2 · 0.8² is below 0
+            >>> bool(rbm.normalisable())
+            False
+        """
+        self.free_energy(torch.zeros_like(self.visible_bias)[None])  # units without an energy refuse, by name
+        return normalisability(self.visible.tails(), self.hidden.tails(), self.weight)
 
     def energy(self, v: Tensor, h: Tensor) -> Tensor:
         """E(v, h) = −log_base(v) − log_base(h) − b·v − c·h − vᵀWh, in nats.
@@ -159,12 +199,14 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def sample_hidden(self, v: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
-        """Draw h from p(h | v): (n, V) -> (n, H)."""
+        """Draw h from p(h | v): (n, V) -> (n, H); a ValueError where v is not finite."""
+        check_finite(v := self._visible_rows(v), "v")
         return self.hidden.sample(self.hidden_field(v), generator=self._generator(generator, seed))
 
     @torch.no_grad()
     def sample_visible(self, h: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
-        """Draw v from p(v | h): (n, H) -> (n, V)."""
+        """Draw v from p(v | h): (n, H) -> (n, V); a ValueError where h is not finite."""
+        check_finite(h := self._hidden_rows(h), "h")
         return self.visible.sample(self.visible_field(h), generator=self._generator(generator, seed))
 
     def gibbs(
@@ -182,8 +224,8 @@ class RBM(nn.Module):
             seed: likewise, as a number.
 
         Raises:
-            ValueError: where the width is not V or `steps` is negative.
-            DivergenceError: where finite rows end in others: real units with large weights have no distribution.
+            ValueError: where the width is not V, `v` is not finite or `steps` is negative.
+            DivergenceError: where the machine is not normalisable, or the chains leave the finite numbers.
 
         Example:
             >>> RBM(4, 3, seed=0).gibbs(torch.zeros(2, 4), steps=10, seed=1).shape
@@ -193,10 +235,17 @@ class RBM(nn.Module):
         separate modes do arbitrarily slowly.
         """
         steps, generator = whole_number(steps, "steps", at_least=0), self._generator(generator, seed)
-        start = v = self._visible_rows(v)
-        for _ in range(steps):
-            v = self.sample_visible(self.sample_hidden(v, generator=generator), generator=generator)
-        if not bool(v.isfinite().all()) and bool(start.isfinite().all()):
+        check_finite(v := self._visible_rows(v), "v")
+        if steps and is_improper(self):
+            raise DivergenceError(
+                f"{self.visible} and {self.hidden} have no distribution to sample v from with these weights (see "
+                "RBM.normalisable): train at a lower learning rate, or bound one side"
+            )
+        with torch.no_grad():
+            for _ in range(steps):
+                h = self.hidden.sample(self.hidden_field(v), generator=generator)
+                v = self.visible.sample(self.visible_field(h), generator=generator)
+        if not bool(v.isfinite().all()):
             raise DivergenceError(
                 f"v left the finite numbers within {steps} Gibbs steps: {self.visible} and {self.hidden} have no "
                 "distribution with weights this large; train with a lower learning rate, or bound one side"
@@ -207,25 +256,40 @@ class RBM(nn.Module):
         """E[v | h = E[h | v]], the mean-field reconstruction: (n, V) -> (n, V)."""
         return self.mean_visible(self.mean_hidden(v))
 
-    def phase(self, v: Tensor, *, visible_is_mean: bool = False, room: Room = ANYWHERE) -> Phase:
-        """The phase of learning at visible rows v (n, V), with field and mean in `room` where it has buffers."""
+    def phase(self, v: Tensor, *, visible_field: Tensor | None = None, room: Room = ANYWHERE) -> Phase:
+        """The phase of learning at visible rows v (n, V), with field and mean in `room` where it has buffers.
+
+        `visible_field` (n, V) says that v are the conditional means at this field.
+        """
         field = self.hidden_field(v, out=room.hidden_field)
-        return Phase(v, field, self.hidden.mean(field, out=room.hidden_mean), visible_is_mean)
+        return Phase(v, field, self.hidden.mean(field, out=room.hidden_mean), visible_field)
+
+    def mean_phase(self, h: Tensor, *, room: Room = ANYWHERE) -> Phase:
+        """The phase of learning at the conditional means E[v | h] of hidden rows h (n, H)."""
+        field = self.visible_field(h, out=room.visible)
+        if not self.visible.learned_parameters():
+            return self.phase(self.visible.mean(field, out=field), room=room)
+        return self.phase(self.visible.mean(field), visible_field=field, room=room)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write units and parameters to one file, atomically; `RBM.load` reads it without running code."""
-        units = [self.visible.config(), self.hidden.config()]
+        """Write units and parameters to one file, atomically; `RBM.load` reads it without running code.
+
+        Raises:
+            ValueError: where units of your own could not be built again from their `config()`.
+        """
+        units = [rebuildable_config(self.visible, "visible"), rebuildable_config(self.hidden, "hidden")]
         checkpoint.save(path, {"kind": "RBM", "units": units, "state": self.state_dict()})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
-        """Read what `save` wrote, onto the CPU.
+        """Read what `save` wrote, onto the CPU. Classes of units of your own must have been defined before.
 
         Raises:
-            ValueError: where the file holds something else, or is damaged.
+            ValueError: where the file holds something else, is damaged, or names units that are not known.
         """
         saved = checkpoint.load(path, kind="RBM")
-        rbm = cls(*(from_config(config) for config in saved["units"]))
+        with torch.device("cpu"):
+            rbm = cls(*(from_config(config) for config in saved["units"]))
         rbm.to(saved["state"]["weight"].dtype).load_state_dict(saved["state"])
         return rbm
 
@@ -242,145 +306,25 @@ class RBM(nn.Module):
         return as_generator(generator, seed, self.weight.device)
 
 
-class Contrast:
-    """The two phases of a step in buffers that adjoin, the data's rows above the model's.
+def is_improper(rbm: RBM) -> bool:
+    """Whether the machine is known not to be normalisable, at a low price where it is surely normalisable."""
+    if not rbm.has_energy or surely_normalisable(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight):
+        return False
+    return rbm.normalisable().verdict is False
 
-    Args:
-        rbm: the machine whose phases these are.
-        data: number of rows of the data.
-        model: number of rows of the model.
+
+def check_machine(rbm: Any, name: str = "rbm") -> None:
+    """Raise an error where `rbm` has no likelihood.
+
+    Raises:
+        TypeError: where it is no machine, its units have no energy, or its parameters are in half precision.
+        ValueError: where it is known not to be normalisable.
     """
-
-    def __init__(self, rbm: RBM, data: int, model: int) -> None:
-        visible, hidden = rbm.weight.shape
-        buffers = [rbm.weight.new_empty(data + model, width) for width in (visible, hidden, hidden)]
-        self.visible, _, self.hidden_mean = buffers
-        self.above, self.below = Room(*(rows[:data] for rows in buffers)), Room(*(rows[data:] for rows in buffers))
-        self.data, self.model, self.shares = data, model, (math.nan, math.nan)
-        self.signs = rbm.weight.new_ones(data + model)
-
-    def weigh(self, of_data: float, of_model: float) -> None:
-        """Give each phase its own denominator, and the share of it that is here.
-
-        The gradient has `front` before it, and in it 1 a row of the data, or 0 for rows that count nothing and are only
-        there so that there are some, and −`ratio` a row of the model.
-        """
-        if (of_data, of_model) == self.shares:
-            return
-        self.shares = of_data, of_model
-        self.front = of_data / self.data if of_data else 1.0
-        self.ratio = of_model / (self.model * self.front)
-        self.signs[: self.data] = 1.0 if of_data else 0.0
-        self.signs[self.data :] = -self.ratio
-
-    def hold(self, positive: Phase, negative: Phase) -> None:
-        """Copy here what was not written here."""
-        for phase, room in ((positive, self.above), (negative, self.below)):
-            for values, buffer in ((phase.visible, room.visible), (phase.hidden_mean, room.hidden_mean)):
-                if buffer is not None and values is not buffer:
-                    buffer.copy_(values)
-
-
-class Offsets(NamedTuple):
-    """What the gradient of the weights is centred at: μ (V,) of the visible and λ (H,) of the hidden units."""
-
-    visible: Tensor
-    hidden: Tensor
-
-
-def add_gradient(
-    rbm: RBM,
-    into: dict[str, Tensor],
-    positive: Phase,
-    negative: Phase,
-    contrast: Contrast,
-    scale: float,
-    keep: float,
-    offsets: Offsets | None = None,
-) -> None:
-    """`into` ← `keep` · `into` + `scale` · (mean ∂(−F)/∂θ at the data − mean ∂(−F)/∂θ at the model), for every θ there.
-
-    ∂(−F)/∂W = v E[h|v]ᵀ, ∂(−F)/∂b = v, ∂(−F)/∂c = E[h|v] hold for every pair of units, so both phases of every
-    estimator come through here, as one product of their stacked rows.
-
-    With offsets μ, λ it is the gradient of a centred machine, in the parameters of this one:
-    dW = ⟨(v − μ)(h − λ)ᵀ⟩_data − ⟨(v − μ)(h − λ)ᵀ⟩_model, db = ⟨v⟩_data − ⟨v⟩_model − dW λ,
-    dc = ⟨h⟩_data − ⟨h⟩_model − dWᵀ μ. Another direction of ascent of the same likelihood, which does not depend on
-    which value of a binary unit is called 1.
-
-    Source: G. Montavon, K.-R. Müller (2012), Deep Boltzmann machines and the centering trick; J. Melchior, A. Fischer,
-    L. Wiskott (2016), How to center deep Boltzmann machines.
-
-    Args:
-        rbm: the machine.
-        into: parameter names, as in `rbm.named_parameters()`, to the tensors that are added to in place.
-        positive: the phase at the data, divided by its own number of rows. Where it is a share of all rows, so is its
-            gradient, and those of all processes add up.
-        negative: the phase at the model, likewise.
-        contrast: buffers for as many rows as the phases have. What it holds is used up, phases included that were
-            written there.
-        scale: the factor of the gradient, such as the learning rate.
-        keep: the factor of what `into` held before, such as the momentum.
-        offsets: the centre, or None for the plain gradient.
-    """
-    of_data, of_model = _own_gradient(rbm, positive), _own_gradient(rbm, negative)
-    for name in of_data.keys() & into.keys():
-        into[name].mul_(keep).add_(positive.share * of_data[name] - negative.share * of_model[name], alpha=scale)
-    contrast.hold(positive, negative)
-    contrast.weigh(positive.share, negative.share)
-    v, h, share = contrast.visible, contrast.hidden_mean, scale * contrast.front
-    if "visible_bias" in into:
-        into["visible_bias"].addmv_(v.t(), contrast.signs, beta=keep, alpha=share)
-    if "hidden_bias" in into:
-        into["hidden_bias"].addmv_(h.t(), contrast.signs, beta=keep, alpha=share)
-    if "weight" not in into:
-        return
-    if offsets is not None:
-        v.sub_(offsets.visible)
-        h.sub_(offsets.hidden)
-    if not positive.share:
-        h[: contrast.data].zero_()
-    h[contrast.data :].mul_(-contrast.ratio)
-    into["weight"].addmm_(v.t(), h, beta=keep, alpha=share)
-    if offsets is not None:
-        if "visible_bias" in into:
-            into["visible_bias"].addmv_(v.t(), h @ offsets.hidden, alpha=-share)
-        if "hidden_bias" in into:
-            into["hidden_bias"].addmv_(h.t(), v @ offsets.visible, alpha=-share)
-
-
-def _own_gradient(rbm: RBM, phase: Phase) -> dict[str, Tensor]:
-    """Mean ∂log_base/∂θ of the parameters that the units have themselves, by their names in the machine."""
-    sides = {
-        "visible": rbm.visible.own_gradient(phase.visible, is_mean=phase.visible_is_mean),
-        "hidden": rbm.hidden.own_gradient(phase.hidden_mean, is_mean=True),
-    }
-    return {f"{side}.{name}": value for side, values in sides.items() for name, value in values.items()}
-
-
-@torch.no_grad()
-def gradient(rbm: RBM, positive: Phase, negative: Phase) -> dict[str, Tensor]:
-    """The (approximate) gradient of the mean log-likelihood: mean ∂(−F)/∂θ at the data minus that at the model.
-
-    Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence.
-
-    Args:
-        rbm: the machine.
-        positive: the phase at data rows.
-        negative: the phase at the model's rows, of any number.
-
-    Returns:
-        Parameter names to gradients of the parameters' shapes.
-
-    Example:
-        >>> rbm = RBM(3, 2, seed=0)
-        >>> data, dream = rbm.phase(torch.ones(4, 3)), rbm.phase(torch.zeros(5, 3))
-        >>> gradient(rbm, data, dream)["visible_bias"]
-        tensor([1., 1., 1.])
-
-    Unbiased only where the negative rows are samples of the model; after CD-k they are not.
-    """
-    into = {name: torch.zeros_like(value) for name, value in rbm.named_parameters() if value.requires_grad}
-    contrast = Contrast(rbm, len(positive.visible), len(negative.visible))
-    add_gradient(rbm, into, positive, negative, contrast, scale=1.0, keep=0.0)
-    return into
+    check_instance(rbm, RBM, name, "a machine, such as RBM(784, 20)")
+    check_precision(rbm.weight, name)
+    found = rbm.normalisable()
+    if found.verdict is False:
+        raise ValueError(
+            f"{name} is not normalisable: with these weights log Z of {rbm.visible} × {rbm.hidden} is infinite (margin "
+            f"{found.margin:.3g}; see RBM.normalisable): train it anew at a lower learning rate, or bound one side"
+        )

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
-from dbn.rbm import Phase, gradient
+from dbn.gradient import gradient
+from dbn.rbm import Phase
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Spin
 from tests.machines import PAIRS, draw, generator, log_likelihood, machine, rows, visible_probabilities
@@ -67,7 +68,14 @@ def assert_unbiased(rbm, estimator):
         negative = estimator.negative(rbm, positive, draw_from)
     size = CHAINS // BLOCKS
     blocks = [
-        gradient(rbm, positive, Phase(*(part[at : at + size] for part in negative[:3]), negative.visible_is_mean))
+        gradient(
+            rbm,
+            positive,
+            Phase(
+                *(part[at : at + size] for part in negative[:3]),
+                None if negative.visible_field is None else negative.visible_field[at : at + size],
+            ),
+        )
         for at in range(0, CHAINS, size)
     ]
     parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
@@ -108,7 +116,10 @@ def test_the_negative_phase_is_a_phase_of_the_machine(pair, estimator):
     rbm.visible.constrain_data(phase.visible, "v")
     close(phase.hidden_field, rbm.hidden_field(phase.visible).detach())
     close(phase.hidden_mean, rbm.mean_hidden(phase.visible).detach())
-    assert phase.visible_is_mean == (isinstance(estimator, CD) and not estimator.sample_visible)
+    of_means = isinstance(estimator, CD) and not estimator.sample_visible
+    assert (phase.visible_field is not None) == (of_means and bool(rbm.visible.learned_parameters()))
+    if phase.visible_field is not None:
+        close(phase.visible, rbm.visible.mean(phase.visible_field).detach())
     assert all(bool(value.isfinite().all()) for value in gradient(rbm, positive, phase).values())
 
 

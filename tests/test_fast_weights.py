@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dbn import PCD, FastPCD, train
-from dbn.rbm import RBM, gradient
+from dbn.gradient import gradient
+from dbn.rbm import RBM
 from tests.machines import generator, machine, rows, two_modes
 
 

@@ -13,8 +13,8 @@ import dbn.training.steps
 from dbn import CD, RBM
 from dbn.batches import StreamedSource, TensorSource
 from dbn.estimators import Estimator
+from dbn.gradient import Offsets
 from dbn.likelihood import annealing
-from dbn.rbm import Offsets
 from dbn.training.step import Learner, Penalties
 from dbn.training.steps import Steps
 from dbn.units import Bernoulli, ReLU

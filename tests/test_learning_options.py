@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dbn import CD, DBN, PCD, Bernoulli, Gaussian, Spin, exact_log_partition, log_likelihood, train
-from dbn.rbm import RBM, Contrast, Offsets, add_gradient
+from dbn.gradient import Contrast, Offsets, add_gradient
+from dbn.rbm import RBM
 from tests.machines import PAIRS, draw, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}

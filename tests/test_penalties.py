@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dbn import CD, DBN, PCD, NoisyReLU, ParallelTempering, train
-from dbn.rbm import RBM, gradient
+from dbn.gradient import gradient
+from dbn.rbm import RBM
 from dbn.training import Learner, Penalties
 from tests.machines import generator, machine, rows
 

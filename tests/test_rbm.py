@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dbn.rbm import RBM, Contrast, Phase, add_gradient, gradient
+from dbn.gradient import Contrast, add_gradient, gradient
+from dbn.rbm import RBM, Phase
 from dbn.units import Bernoulli, Gaussian, NoisyReLU
 from tests.machines import (
     ENUMERABLE,
@@ -113,8 +114,8 @@ def test_visible_means_stand_for_the_whole_conditional_of_a_learned_precision():
     rbm = machine("learned", "bernoulli")
     field = rbm.visible_field(rows(rbm.hidden, 1))
     with torch.no_grad():
-        dream = rbm.phase(rbm.visible.mean(field), visible_is_mean=True)
-        seen = dream._replace(visible_is_mean=False)
+        dream = rbm.phase(rbm.visible.mean(field), visible_field=field)
+        seen = dream._replace(visible_field=None)
     points, p, _ = distribution(rbm.visible, field.detach()[0])
     (expected,) = torch.autograd.grad(p.detach() @ rbm.visible.log_base(points), rbm.visible.log_precision)
     nothing = Phase(*(torch.zeros_like(part) for part in dream[:3]))

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dbn import CD, PCD, RBM, DivergenceError, Gaussian, History, train
 from dbn.batches import TensorSource
-from dbn.rbm import add_gradient
+from dbn.gradient import add_gradient
 from dbn.schedules import linear
 from dbn.training import Learner
 from tests.machines import UNITS, generator, machine, rows

@@ -50,13 +50,12 @@ class CD(Estimator):
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         phase = positive
         for step in range(self.steps):
-            h = phase.hidden_mean
-            if not self.mean_field:
-                h = rbm.hidden.sample(phase.hidden_field, mean=h, generator=generator)
+            h = phase.hidden_mean if self.mean_field else phase.sample_hidden(rbm.hidden, generator)
+            if self.mean_field or (step == self.steps - 1 and not self.sample_visible):
+                phase = rbm.mean_phase(h, room=room)
+                continue
             v = rbm.visible_field(h, out=room.visible)
-            use_mean = self.mean_field or (step == self.steps - 1 and not self.sample_visible)
-            v = rbm.visible.mean(v, out=v) if use_mean else rbm.visible.sample(v, generator=generator, out=v)
-            phase = rbm.phase(v, visible_is_mean=use_mean, room=room)
+            phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
         return phase._replace(share=positive.share)
 
     def extra_repr(self) -> str:

@@ -9,9 +9,8 @@ from torch import Generator, Tensor
 from dbn import distributed
 from dbn.arguments import choice, finite_number, whole_number
 from dbn.estimators.base import Estimator, chains_here, check_chains
-from dbn.rbm import ANYWHERE, RBM, Phase, Room, gradient
-
-_OF_FIELDS = ("weight", "visible_bias", "hidden_bias")
+from dbn.gradient import OF_FIELDS, gradient
+from dbn.rbm import ANYWHERE, RBM, Phase, Room
 
 
 class Persistent(Estimator):
@@ -99,7 +98,7 @@ class PCD(Persistent):
         for _ in range(self.steps):
             v = rbm.visible_field(h, out=room.visible)
             phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
-            h = rbm.hidden.sample(phase.hidden_field, mean=phase.hidden_mean, generator=generator)
+            h = phase.sample_hidden(rbm.hidden, generator)
         self.hidden = h
         return phase._replace(share=chains_here(self.chains)[1])
 
@@ -153,16 +152,16 @@ class FastPCD(Persistent):
         self.rate, self.decay = finite_number(rate, "rate"), finite_number(decay, "decay")
         if self.decay >= 1:
             raise ValueError(f"decay is {decay}: give a number below 1, or the fast weights never fade")
-        for name in _OF_FIELDS:
+        for name in OF_FIELDS:
             self.register_buffer(name, None)
 
     @torch.no_grad()
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         if self.weight is None or self.weight.shape != rbm.weight.shape:
-            for name in _OF_FIELDS:
+            for name in OF_FIELDS:
                 setattr(self, name, torch.zeros_like(rbm.get_parameter(name)))
         h = self.states(rbm, positive, generator)
-        weight, b, c = (rbm.get_parameter(name) + self.get_buffer(name) for name in _OF_FIELDS)
+        weight, b, c = (rbm.get_parameter(name) + self.get_buffer(name) for name in OF_FIELDS)
         for _ in range(self.steps):
             field = torch.addmm(b, h, weight.t(), out=room.visible)
             v = rbm.visible.sample(field, generator=generator, out=field)
@@ -170,7 +169,7 @@ class FastPCD(Persistent):
         self.hidden = h
         phase = rbm.phase(v, room=room)._replace(share=chains_here(self.chains)[1])
         slopes = gradient(rbm, positive, phase)
-        for name in [name for name in _OF_FIELDS if name in slopes]:
+        for name in [name for name in OF_FIELDS if name in slopes]:
             slope = distributed.add_up(slopes[name])
             self.get_buffer(name).mul_(self.decay).add_(slope, alpha=self.rate)
         return phase

@@ -59,9 +59,9 @@ class ParallelTempering(Estimator):
         levels = whole_number(temperatures, "temperatures", at_least=2)
         self.register_buffer("visible", None)
         self.register_buffer("base", None)
-        self.register_buffer("betas", torch.linspace(0, 1, levels))
-        self.register_buffer("exchanges", torch.zeros(levels - 1))
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("betas", torch.linspace(0, 1, levels, dtype=torch.float32, device="cpu"))
+        self.register_buffer("exchanges", torch.zeros(levels - 1, dtype=torch.float32, device="cpu"))
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     def rows(self, batch: int) -> int:
         return chains_here(self.chains)[0]
@@ -113,7 +113,7 @@ class ParallelTempering(Estimator):
         below, above = slice(None, -1), slice(1, None)
         gain = g(low, above) + g(high, below) - g(low, below) - g(high, above)
         uniform = torch.rand(gain.shape, generator=generator, device=gain.device, dtype=gain.dtype)
-        turn = torch.arange(len(gain), device=gain.device) % 2 == self.done % 2
+        turn = torch.arange(len(gain), dtype=torch.int64, device=gain.device) % 2 == self.done % 2
         exchange = (uniform.log() < gain) & turn[:, None]
         self._adapt(gain)
         other = v.clone()

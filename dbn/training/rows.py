@@ -42,15 +42,17 @@ def presented(
 ) -> Source:
     """The rows as the machine is shown them: as they are, drawn anew at every presentation, or thresholded.
 
+    What is shown are states of the visible units. Rows that are drawn have the data's mean.
+
     Raises:
-        TypeError: where rows are to be drawn or thresholded that the visible units do not take for probabilities.
+        TypeError: where the visible units have infinitely many states, and no means to draw them by.
     """
     if binarise is None:
         return source
-    if rbm.visible.cardinality is None or rbm.visible.support != (0.0, 1.0):
-        raise TypeError(f'binarise is "{binarise}", but {rbm.visible} are not in 0..1: leave it out')
+    if rbm.visible.cardinality is None:
+        raise TypeError(f'binarise is "{binarise}", but {rbm.visible} have infinitely many states: leave it out')
     if binarise == "threshold":
-        return MappedSource(source, lambda rows: (rows > 0.5).to(rows.dtype), source.width, fixed=source.fixed)
+        return MappedSource(source, rbm.visible.mode, source.width, fixed=source.fixed)
 
     def drawn(rows: Tensor, draw_from: Generator | None = generator) -> Tensor:
         return rbm.visible.sample(rows, mean=rows, generator=draw_from)

@@ -11,7 +11,8 @@ from dbn import distributed
 from dbn.arguments import finite_number
 from dbn.distributed import Shard
 from dbn.estimators import Estimator
-from dbn.rbm import RBM, Contrast, Offsets, Phase, add_gradient
+from dbn.gradient import Contrast, Offsets, add_gradient
+from dbn.rbm import RBM, Phase
 
 Rate = float | Tensor
 

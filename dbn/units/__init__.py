@@ -1,10 +1,8 @@
 """The kinds of units: exponential families that know their base measure, log-partition, mean and sampler."""
 
-from typing import Any
-
 import numpy as np
 
-from dbn.units.base import Unit
+from dbn.units.base import Tails, Unit, from_config, rebuildable_config
 from dbn.units.discrete import Bernoulli, Categorical, Spin
 from dbn.units.gaussian import Gaussian
 from dbn.units.joint import Joint
@@ -18,14 +16,12 @@ __all__ = [
     "NoisyReLU",
     "ReLU",
     "Spin",
+    "Tails",
     "Unit",
     "as_unit",
     "from_config",
+    "rebuildable_config",
 ]
-
-_BY_NAME: dict[str, type[Unit]] = {
-    kind.__name__: kind for kind in (Bernoulli, Spin, Categorical, Gaussian, ReLU, NoisyReLU)
-}
 
 
 def as_unit(units: int | Unit, name: str) -> Unit:
@@ -50,22 +46,3 @@ def as_unit(units: int | Unit, name: str) -> Unit:
     if units < 1:
         raise ValueError(f"{name} is {units}: a layer needs at least 1 unit")
     return Bernoulli(int(units))
-
-
-def from_config(config: dict[str, Any]) -> Unit:
-    """The unit that `Unit.config` described; its learned parameters come with the state of the module.
-
-    Raises:
-        ValueError: where the name under "unit" is unknown.
-
-    Example:
-        >>> from_config(Categorical(6, classes=3).config())
-        Categorical(6, classes=3)
-    """
-    arguments = dict(config)
-    kind = arguments.pop("unit", None)
-    if kind == "Joint":
-        return Joint(*(from_config(part) for part in arguments["parts"]))
-    if kind not in _BY_NAME:
-        raise ValueError(f"config names the unit {kind!r}: known are {', '.join([*_BY_NAME, 'Joint'])}")
-    return _BY_NAME[kind](**arguments)

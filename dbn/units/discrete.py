@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dbn.units.base import Unit, written
+from dbn.units.base import Unit, uniform, written
 
 _FACTORS = 100  # factors of at least 1/2 whose product single precision still holds
 _BORDER = 1e-3  # means are kept this far from 0 and 1 before a logarithm: a field of ±6.9 at most
@@ -30,6 +30,7 @@ class Bernoulli(Unit):
 
     support = (0.0, 1.0)
     replayable = True
+    draws_from_mean = True
 
     def log_partition(self, field: Tensor) -> Tensor:
         return _summed_softplus(field)
@@ -50,6 +51,9 @@ class Bernoulli(Unit):
     ) -> Tensor:
         return _draw(self.mean(field, out=out) if mean is None else mean, generator, out)
 
+    def mode(self, mean: Tensor) -> Tensor:
+        return (mean > 0.5).to(mean.dtype)
+
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return torch.logit(mean, eps=_BORDER)
 
@@ -64,7 +68,7 @@ class Bernoulli(Unit):
         return _digits(index, base=2, length=self.size).double()
 
     def variable(self, place: int) -> tuple[slice, Tensor]:
-        return slice(place, place + 1), torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        return slice(place, place + 1), torch.tensor([[0.0], [1.0]], dtype=torch.float64, device="cpu")
 
 
 class Spin(Unit):
@@ -81,6 +85,7 @@ class Spin(Unit):
 
     support = (-1.0, 1.0)
     replayable = True
+    draws_from_mean = True
     learning_rate_factor = 0.25
 
     def log_partition(self, field: Tensor) -> Tensor:
@@ -100,8 +105,11 @@ class Spin(Unit):
         generator: Generator | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        # P(x = 1) = σ(2η) rather than (1 + tanh η)/2, which rounds small probabilities to zero.
-        return _draw(torch.sigmoid(2 * field), generator, out).mul_(2).sub_(1)
+        # Without the mean P(x = 1) is σ(2η), which keeps the digits of small probabilities that (1 + tanh η)/2 rounds.
+        return _draw(torch.sigmoid(2 * field) if mean is None else (1 + mean) / 2, generator, out).mul_(2).sub_(1)
+
+    def mode(self, mean: Tensor) -> Tensor:
+        return (mean > 0).to(mean.dtype).mul_(2).sub_(1)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return torch.logit((1 + mean) / 2, eps=_BORDER) / 2
@@ -117,7 +125,7 @@ class Spin(Unit):
         return 2 * _digits(index, base=2, length=self.size).double() - 1
 
     def variable(self, place: int) -> tuple[slice, Tensor]:
-        return slice(place, place + 1), torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+        return slice(place, place + 1), torch.tensor([[-1.0], [1.0]], dtype=torch.float64, device="cpu")
 
 
 class Categorical(Unit):
@@ -141,6 +149,7 @@ class Categorical(Unit):
 
     support = (0.0, 1.0)
     replayable = True
+    draws_from_mean = True
 
     def __init__(self, size: int, classes: int | None = None) -> None:
         super().__init__(size)
@@ -173,9 +182,13 @@ class Categorical(Unit):
         mean = self.mean(field) if mean is None else mean
         cumulative = self._grouped(mean).cumsum(-1)
         # Scaling by the last sum, not by 1, keeps a rounded total from choosing a column that does not exist.
-        threshold = torch.empty_like(cumulative[..., :1]).uniform_(generator=generator) * cumulative[..., -1:]
+        threshold = uniform(cumulative[..., :1], generator) * cumulative[..., -1:]
         chosen = (cumulative <= threshold).sum(-1, keepdim=True).clamp_(max=self.classes - 1)
         return written(torch.zeros_like(cumulative).scatter_(-1, chosen, 1).flatten(-2), out)
+
+    def mode(self, mean: Tensor) -> Tensor:
+        grouped = self._grouped(mean)
+        return torch.zeros_like(grouped).scatter_(-1, grouped.argmax(-1, keepdim=True), 1).flatten(-2)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=_BORDER).log()
@@ -199,7 +212,7 @@ class Categorical(Unit):
 
     def variable(self, place: int) -> tuple[slice, Tensor]:
         first = place * self.classes
-        return slice(first, first + self.classes), torch.eye(self.classes, dtype=torch.float64)
+        return slice(first, first + self.classes), torch.eye(self.classes, dtype=torch.float64, device="cpu")
 
     def constrain_data(self, x: Tensor, name: str) -> None:
         super().constrain_data(x, name)
@@ -224,13 +237,15 @@ class Categorical(Unit):
 def _summed_softplus(x: Tensor) -> Tensor:
     """Σ softplus(xᵢ) over the last dimension: (…, n) -> (…,).
 
-    Without a gradient on a CPU, as Σ max(xᵢ, 0) − log Π σ(|xᵢ|) with one logarithm for a hundred numbers, which is four
-    times as fast; each number adds at most the rounding of 1.
+    Where no gradient is recorded on a CPU, as Σ max(xᵢ, 0) − log Π σ(|xᵢ|) with one logarithm for a hundred numbers,
+    which is four times as fast; each number adds at most the rounding of 1.
     """
-    if x.requires_grad or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return functional.softplus(x).sum(-1)
-    total = x.clamp(min=0).sum(-1)
-    for factors in torch.split(x.abs().sigmoid_(), _FACTORS, -1):
+    size = x.abs()
+    # Not x.clamp(min=0), whose forward-mode derivative at 0 is not ½.
+    total = (x.sum(-1) + size.sum(-1)) / 2
+    for factors in torch.split(size.sigmoid_(), _FACTORS, -1):
         total -= factors.prod(-1).log_()
     return total
 
@@ -243,13 +258,13 @@ def _draw(p: Tensor, generator: Generator | None, out: Tensor | None = None) -> 
     independent, and two numbers of one row are correlated by at most 2⁻¹⁶.
     """
     if p.dtype != torch.float32 or p.device.type != "cpu" or not p.dim():
-        uniform = torch.empty_like(p, memory_format=torch.contiguous_format).uniform_(generator=generator)
-        return written(uniform.lt_(p), out)
+        return written(uniform(p, generator).lt_(p), out)
     *rows, columns = p.shape
-    bits = torch.empty(*rows, -(-columns // 4) * 4, dtype=torch.int16)
+    bits = torch.empty(*rows, -(-columns // 4) * 4, dtype=torch.int16, device=p.device)
     bits.view(torch.int64).random_(-(2**63), None, generator=generator)
     # 2¹⁶ u = bits + 2¹⁵ + fraction < 2¹⁶ p, solved for the bits. Single precision keeps 8 bits of the fraction.
-    fraction = torch.empty(*rows, 1).uniform_(-(2**15) - 1 + 2**-8, -(2**15), generator=generator)
+    fraction = torch.empty(*rows, 1, dtype=p.dtype, device=p.device)
+    fraction.uniform_(-(2**15) - 1 + 2**-8, -(2**15), generator=generator)
     threshold = torch.add(fraction, p, alpha=2**16)
     out = torch.empty_like(threshold) if out is None else out
     return out.copy_(bits[..., :columns]).lt_(threshold)
@@ -258,5 +273,5 @@ def _draw(p: Tensor, generator: Generator | None, out: Tensor | None = None) -> 
 def _digits(index: Tensor, *, base: int, length: int) -> Tensor:
     if length * math.log2(base) >= 63:
         raise ValueError(f"{base}**{length} states cannot be numbered: enumerate a smaller layer")
-    powers = torch.tensor([base**place for place in range(length)], device=index.device)
+    powers = torch.tensor([base**place for place in range(length)], dtype=torch.int64, device=index.device)
     return index[:, None] // powers % base

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit, written
+from dbn.units.base import Tails, Unit, normal, written
 
 
 class Gaussian(Unit):
@@ -34,6 +34,7 @@ class Gaussian(Unit):
 
     suggested_learning_rate = 0.003
     replayable = True
+    draws_from_mean = True
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:
         super().__init__(size)
@@ -48,7 +49,7 @@ class Gaussian(Unit):
         if not isinstance(learned, bool):
             raise TypeError(f"learned is {learned!r}: give True or False")
         self.learned = learned
-        self.log_precision = nn.Parameter(values.log(), requires_grad=learned)
+        self.log_precision = nn.Parameter(values.log().to(torch.get_default_device()), requires_grad=learned)
 
     @property
     def precision(self) -> Tensor:
@@ -74,8 +75,7 @@ class Gaussian(Unit):
         out: Tensor | None = None,
     ) -> Tensor:
         mean = self.mean(field) if mean is None else mean
-        noise = torch.empty_like(mean, memory_format=torch.contiguous_format).normal_(generator=generator)
-        return written(noise.mul_(self.precision.rsqrt()).add_(mean), out)
+        return written(normal(mean, generator).mul_(self.precision.rsqrt()).add_(mean), out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return mean * self.precision
@@ -83,10 +83,15 @@ class Gaussian(Unit):
     def activation(self) -> nn.Module:
         return nn.Identity() if bool((self.log_precision == 0).all()) else _Scale(1 / self.precision.detach())
 
-    def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:
-        if not self.learned:
+    def tails(self) -> Tails:
+        precision = self.precision.detach().double().cpu()
+        return Tails(precision, torch.zeros_like(precision, dtype=torch.bool), exact=True)
+
+    def own_gradient(self, x: Tensor, *, field: Tensor | None = None) -> dict[str, Tensor]:
+        # E[x² | η] = E[x | η]² + 1/γ, with no need of the field itself.
+        if not self.log_precision.requires_grad:
             return {}
-        second_moment = self.precision * x.square().mean(0) + (1 if is_mean else 0)
+        second_moment = self.precision * x.square().mean(0) + (field is not None)
         return {"log_precision": -second_moment / 2}
 
     def config(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Gaussian(Unit):
 
 def _numbers(precision: Any) -> Tensor:
     try:
-        return torch.as_tensor(precision, dtype=torch.get_default_dtype())
+        return torch.as_tensor(precision, dtype=torch.get_default_dtype(), device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"precision is {precision!r}: give one number above 0, or a tensor with one a unit") from error
 

@@ -1,12 +1,13 @@
 """Layers made of several kinds of units side by side."""
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit, written
+from dbn.units.base import Tails, Unit, from_config, written
 
 
 class Joint(Unit):
@@ -16,7 +17,7 @@ class Joint(Unit):
     `Joint(Bernoulli(500), Categorical(10))`.
 
     Args:
-        parts: the units, left to right.
+        parts: the units, left to right. Each is copied, so that units given twice learn parameters of their own.
 
     Raises:
         ValueError: without parts.
@@ -37,9 +38,10 @@ class Joint(Unit):
             if not isinstance(part, Unit):
                 raise TypeError(f"parts holds {part!r}: every part must be a unit such as Bernoulli(500)")
         super().__init__(sum(part.size for part in parts))
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(copy.deepcopy(part) for part in parts)
         self.has_energy = all(part.has_energy for part in parts)
         self.replayable = all("replayable" in vars(type(part)) and part.replayable for part in parts)
+        self.draws_from_mean = all(part.draws_from_mean for part in parts)
         self.support = (min(part.support[0] for part in parts), max(part.support[1] for part in parts))
         self.suggested_learning_rate = min(part.suggested_learning_rate for part in parts)
         self.learning_rate_factor = min(part.learning_rate_factor for part in parts)
@@ -61,8 +63,15 @@ class Joint(Unit):
         generator: Generator | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        drawn = self._concatenate(lambda part, columns: part.sample(columns, generator=generator), field)
-        return written(drawn, out)
+        means = [None] * len(self.parts) if mean is None else [columns for _, columns in self._split(mean)]
+        drawn = [
+            part.sample(columns, mean=known, generator=generator)
+            for (part, columns), known in zip(self._split(field), means, strict=True)
+        ]
+        return written(torch.cat(drawn, -1), out)
+
+    def mode(self, mean: Tensor) -> Tensor:
+        return self._concatenate(lambda part, columns: part.mode(columns), mean)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
         return self._concatenate(lambda part, columns: part.field_of_mean(columns), mean)
@@ -102,11 +111,16 @@ class Joint(Unit):
             first, place = first + part.size, place - part.variables
         raise IndexError(f"{self} have no variable with the number {place}")
 
-    def own_gradient(self, x: Tensor, *, is_mean: bool) -> dict[str, Tensor]:
+    def tails(self) -> Tails:
+        precision, nonnegative, exact = zip(*(part.tails() for part in self._units()), strict=True)
+        return Tails(torch.cat(precision), torch.cat(nonnegative), all(exact))
+
+    def own_gradient(self, x: Tensor, *, field: Tensor | None = None) -> dict[str, Tensor]:
+        fields = [None] * len(self.parts) if field is None else [columns for _, columns in self._split(field)]
         return {
             f"parts.{place}.{name}": gradient
-            for place, (part, columns) in enumerate(self._split(x))
-            for name, gradient in part.own_gradient(columns, is_mean=is_mean).items()
+            for place, ((part, columns), known) in enumerate(zip(self._split(x), fields, strict=True))
+            for name, gradient in part.own_gradient(columns, field=known).items()
         }
 
     def constrain_data(self, x: Tensor, name: str) -> None:
@@ -116,7 +130,11 @@ class Joint(Unit):
             first += part.size
 
     def config(self) -> dict[str, Any]:
-        return {"unit": "Joint", "parts": [part.config() for part in self._units()]}
+        return {"unit": type(self).__name__, "parts": [part.config() for part in self._units()]}
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Self:
+        return cls(*(from_config(part) for part in arguments["parts"]))
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self._units()))

@@ -6,10 +6,13 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Unit, written
+from dbn.units.base import Tails, Unit, normal, uniform, written
 
 _TAIL = -4.0  # below this field the direct formulae lose digits to cancellation
 _FAR = 12.0  # above this field truncation changes no digit, and erfcx and its slope would overflow
+_LEVELS = 24  # of the continued fraction, which give all digits from −_TAIL on
+_LEAST = 1e-9  # mean that samples are drawn by
+_FAR_LEVELS = 6  # which give all digits from _FAR on
 
 
 class ReLU(Unit):
@@ -34,12 +37,17 @@ class ReLU(Unit):
 
     def log_partition(self, field: Tensor) -> Tensor:
         # log ∫ is ½η² + log √2π + log Φ(η) on the right and log √(π/2) + log erfcx(−η/√2) on the left, where the
-        # first form would subtract two large numbers. Each side sees only fields on which its derivative is finite.
+        # first form would subtract two large numbers. Far on the left the slope of erfcx subtracts them too, and log ∫
+        # is −log 1/R(−η), with R the Mills ratio. Each part sees only fields on which its derivative is finite.
         # `where` and not `clamp`, whose derivative at the bound itself is 0: fields of exactly 0 are common.
-        right, left = torch.where(field > 0, field, 0.0), torch.where(field > 0, 0.0, field)
+        left, far = field <= 0, field < -_FAR
+        right = torch.where(left, 0.0, field)
         above = right.square() / 2 + math.log(2 * math.pi) / 2 + torch.special.log_ndtr(right)
-        below = math.log(math.pi / 2) / 2 + torch.special.erfcx(-left / math.sqrt(2)).log()
-        return torch.where(field > 0, above, below).sum(-1)
+        near = torch.where(left & ~far, field, 0.0)
+        below = math.log(math.pi / 2) / 2 + torch.special.erfcx(-near / math.sqrt(2)).log()
+        distance = torch.where(far, -field, _FAR)
+        tail = -(distance + _tail_mean(distance, _FAR_LEVELS)).log()
+        return torch.where(far, tail, torch.where(left, below, above)).sum(-1)
 
     def log_base(self, x: Tensor) -> Tensor:
         return -x.square().sum(-1) / 2
@@ -55,6 +63,7 @@ class ReLU(Unit):
         generator: Generator | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
+        field = field if mean is None else _field_of_truncated_mean(mean.clamp(min=_LEAST))
         drawn = _truncated_by_inversion(field, generator)
         tail = field < _TAIL
         if bool(tail.any()):
@@ -62,13 +71,11 @@ class ReLU(Unit):
         return written(drawn, out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
-        target = mean.clamp(min=1e-2)
-        low, high = -1 / target - 1, target + 1
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = _truncated_mean(middle) > target
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
+        return _field_of_truncated_mean(mean.clamp(min=1e-2))
+
+    def tails(self) -> Tails:
+        ones = torch.ones(self.size, dtype=torch.float64, device="cpu")
+        return Tails(ones, ones.bool())
 
     def activation(self) -> nn.Module:
         return _TruncatedMean()
@@ -115,7 +122,9 @@ class NoisyReLU(Unit):
         generator: Generator | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
-        noise = torch.empty_like(field, memory_format=torch.contiguous_format).normal_(generator=generator)
+        if mean is not None:  # max(0, η) tells nothing of fields below 0
+            field = torch.where(mean > 0, mean, field.clamp(max=0))
+        noise = normal(field, generator)
         return written(noise.mul_(torch.sigmoid(field).sqrt_()).add_(field).relu_(), out)
 
     def field_of_mean(self, mean: Tensor) -> Tensor:
@@ -138,13 +147,23 @@ class _TruncatedMean(nn.Module):
 def _truncated_mean(field: Tensor) -> Tensor:
     near, far = torch.where(field > _TAIL, field, _TAIL), torch.where(field > _TAIL, _TAIL, field)
     direct = near + math.sqrt(2 / math.pi) / torch.special.erfcx(-near.clamp(max=_FAR) / math.sqrt(2))
-    return torch.where(field > _TAIL, direct, _tail_mean(-far))
+    return torch.where(field > _TAIL, direct, _tail_mean(-far, _LEVELS))
 
 
-def _tail_mean(distance: Tensor) -> Tensor:
+def _field_of_truncated_mean(mean: Tensor) -> Tensor:
+    """The field with this mean, which is above 0, by bisection."""
+    low, high = -1 / mean - 1, mean + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = _truncated_mean(middle) > mean
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
+
+
+def _tail_mean(distance: Tensor, levels: int) -> Tensor:
     # Laplace's continued fraction of the Mills ratio, 1/R(t) − t = 1/(t + 2/(t + 3/(t + …))), nothing subtracted.
     fraction = distance
-    for level in range(24, 1, -1):
+    for level in range(levels, 1, -1):
         fraction = distance + level / fraction
     return fraction.reciprocal()
 
@@ -152,10 +171,9 @@ def _tail_mean(distance: Tensor) -> Tensor:
 def _truncated_by_inversion(field: Tensor, generator: Generator | None) -> Tensor:
     # P(X > x) = Φ(η − x)/Φ(η) is uniform on (0, 1). A uniform of exactly 0 would land at infinity.
     field = field.clamp(min=_TAIL)
-    uniform = torch.empty_like(field, memory_format=torch.contiguous_format).uniform_(generator=generator)
-    uniform.clamp_(min=torch.finfo(field.dtype).eps / 4)
+    survival = uniform(field, generator).clamp_(min=torch.finfo(field.dtype).eps / 4)
     # Φ by erfc: torch's ndtr is off by 4e-4 of its value at −4 in single precision.
-    drawn: Tensor = field - torch.special.ndtri(uniform.mul_(torch.special.erfc(-field / math.sqrt(2)) / 2))
+    drawn: Tensor = field - torch.special.ndtri(survival.mul_(torch.special.erfc(-field / math.sqrt(2)) / 2))
     return drawn.clamp_(min=0)
 
 
@@ -163,10 +181,10 @@ def _truncated_by_rejection(field: Tensor, generator: Generator | None) -> Tenso
     # C. Robert (1995), Simulation of truncated normal variables: x ~ Exp(−η), accepted with probability exp(−x²/2),
     # which is above 0.94 for η < −4. Exact however far the tail, in any precision.
     drawn = torch.empty_like(field)
-    open_ = torch.arange(field.numel(), device=field.device)
+    open_ = torch.arange(field.numel(), dtype=torch.int64, device=field.device)
     while open_.numel():
         proposal = torch.empty_like(field[open_]).exponential_(generator=generator) / -field[open_]
-        accepted = torch.empty_like(proposal).uniform_(generator=generator) < (-proposal.square() / 2).exp()
+        accepted = uniform(proposal, generator) < (-proposal.square() / 2).exp()
         drawn[open_[accepted]] = proposal[accepted]
         open_ = open_[~accepted]
     return drawn
