@@ -86,7 +86,7 @@ def test_the_largest_estimate_that_is_heard_counts():
         ([estimate(460.0, base="data_mean"), estimate(505.0)], 505.5, True, "45.0 nats below that from zeros, though"),
         ([estimate(500.0), estimate(500.5)], 510.0, False, "9.5 nats above"),
         ([estimate(500.0), estimate(500.5)], 490.0, False, "10.5 nats below"),
-        ([estimate(500.0, ess=2.0)], 500.0, False, "use more temperatures"),
+        ([estimate(500.0, ess=2.0)], 500.0, False, "use more temperatures or more chains"),
     ],
 )
 def test_the_verdict_names_what_disagrees(forward, reverse, trusted, doubt):

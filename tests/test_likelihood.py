@@ -8,7 +8,7 @@ import torch
 
 from dbn.likelihood import exact_log_partition, log_likelihood, log_partition_over
 from dbn.rbm import RBM
-from dbn.units import Bernoulli, Categorical, Gaussian, NoisyReLU, ReLU, Spin
+from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
 from tests.machines import (
     ENUMERABLE,
     ENUMERABLE_PAIRS,
@@ -146,7 +146,7 @@ def test_units_without_energy_are_refused_by_name(visible, hidden):
         log_likelihood(rbm, torch.ones(1, visible.size), 0.0)
 
 
-@pytest.mark.parametrize("units", [Gaussian(2), ReLU(2)])
+@pytest.mark.parametrize("units", [ReLU(2), Joint(Gaussian(1), Bernoulli(1))])
 def test_two_sides_without_end_are_refused(units):
     with pytest.raises(TypeError, match="infinitely many states"):
         exact_log_partition(RBM(Gaussian(2), units))

@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from dbn import distributed
-from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, check_instance, flag, whole_number
+from dbn.arguments import as_generator, as_rows, as_tensor, check_finite, flag, whole_number
 from dbn.memory import named_where_short
-from dbn.rbm import RBM
+from dbn.rbm import RBM, check_machine
 from dbn.recording import Replay, declared, recordable
 
 _BUFFERS = 4  # of each layer's width, that a chain takes
@@ -74,8 +74,9 @@ def ais(
         seed: likewise, as a number.
 
     Raises:
-        TypeError: where `rbm` is no machine, or units have no energy.
-        ValueError: for an unknown base, biases of another width, or β that do not rise from 0 to 1.
+        TypeError: where `rbm` is no machine, units have no energy, or parameters are in half precision.
+        ValueError: where the machine is not normalisable, for an unknown base, biases of another width, or β that do
+            not rise from 0 to 1.
 
     Example:
         >>> estimate = ais(RBM(3, 2, weight_scale=0), chains=10, temperatures=5, progress=False, seed=0)
@@ -85,14 +86,14 @@ def ais(
     Not to be trusted on its own: on average it is too low, so the model looks too good, and neither the interval nor
     the effective sample size knows of modes that no chain has found. Compare several bases.
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    check_machine(rbm)
     name, biases = _base(rbm, base)
     betas, progress = ladder(temperatures), flag(progress, "progress")
     generator = as_generator(generator, seed, rbm.weight.device)
     generator = distributed.draws(generator, rbm.weight.device, spent=True).own
     first, last, _ = distributed.portion(whole_number(chains, "chains"))
     parts = _parts(rbm, last - first, memory)
-    weights = [torch.zeros(0, dtype=torch.float64)]
+    weights = [torch.zeros(0, dtype=torch.float64, device="cpu")]
     for place, count in enumerate(parts):
         with named_where_short(chains=count, memory=memory):
             v = rbm.visible.sample(biases.expand(count, -1), generator=generator)
@@ -128,8 +129,8 @@ def reverse_ais(
         temperatures, base, memory, progress, generator, seed: as for `ais`.
 
     Raises:
-        TypeError: where `rbm` is no machine, or units have no energy.
-        ValueError: for samples of another width or outside the support, or none, and as `ais`.
+        TypeError: as `ais`.
+        ValueError: as `ais`, and for samples of another width or outside the support, or none.
 
     Example:
         >>> rbm = RBM(3, 2, weight_scale=0)
@@ -138,7 +139,7 @@ def reverse_ais(
 
     No upper bound where the samples are not the machine's: chains that all sit in one mode make log Z too low.
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    check_machine(rbm)
     name, biases = _base(rbm, base)
     betas, progress = ladder(temperatures), flag(progress, "progress")
     generator = as_generator(generator, seed, rbm.weight.device)
@@ -150,7 +151,7 @@ def reverse_ais(
     generator = distributed.draws(generator, rbm.weight.device, spent=True).own
     first, last, _ = distributed.portion(len(rows))
     parts = _parts(rbm, last - first, memory)
-    weights = [torch.zeros(0, dtype=torch.float64)]
+    weights = [torch.zeros(0, dtype=torch.float64, device="cpu")]
     for place, v in enumerate(torch.split(rows[first:last], parts)):
         name_of_part = _named("reverse AIS", place, parts)
         with named_where_short(chains=len(v), memory=memory):
@@ -209,7 +210,7 @@ class _Passage:
         self.rbm, self.v, self.biases, self.slope, self.generator = rbm, v, biases, slope, generator
         self.field = v.new_empty(len(v), rbm.hidden.size)
         self.log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-        self.rungs = torch.tensor(list(pairwise(betas)), dtype=torch.float64)
+        self.rungs = torch.tensor(list(pairwise(betas)), dtype=torch.float64, device="cpu")
         self.replay: Replay | None = None
         if recordable(v.device) and declared(rbm.visible) and declared(rbm.hidden):
             self.rungs = self.rungs.to(v.device)
@@ -268,7 +269,8 @@ def _base(rbm: RBM, base: str | Tensor | NDArray[Any]) -> tuple[str, Tensor]:
 def ladder(temperatures: int | Tensor | NDArray[Any]) -> list[float]:
     """All β from 0 to 1, of which there are so many after 0, or which are given."""
     if not isinstance(temperatures, Tensor | np.ndarray):
-        return torch.linspace(0, 1, whole_number(temperatures, "temperatures") + 1, dtype=torch.float64).tolist()
+        count = whole_number(temperatures, "temperatures") + 1
+        return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu").tolist()
     given = as_tensor(temperatures, "temperatures")
     betas: list[float] = given.double().flatten().tolist()
     rises = len(betas) > 1 and betas[0] == 0 and betas[-1] == 1 and all(a < b for a, b in pairwise(betas))

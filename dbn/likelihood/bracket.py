@@ -1,5 +1,6 @@
 """Several estimates of log Z held against each other, with a verdict."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -7,11 +8,12 @@ import torch
 from torch import Generator, Tensor
 
 from dbn import distributed
-from dbn.arguments import as_generator, as_rows, check_finite, check_instance, whole_number
+from dbn.arguments import as_generator, as_rows, check_finite, whole_number
 from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
-from dbn.rbm import RBM
+from dbn.rbm import RBM, check_machine
 
 _ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be heard
+_FEWEST = 5.0  # effective chains that it needs in any case
 _GAP = 2.0  # nats between forward and reverse, or between bases, beyond which something is wrong
 
 
@@ -66,8 +68,8 @@ def bracket(
         seed: likewise, as a number.
 
     Raises:
-        TypeError: where `rbm` is no machine, or units have no energy.
-        ValueError: for data of another width or outside the support, and as `ais`.
+        TypeError: as `ais`.
+        ValueError: as `ais`, and for data of another width or outside the support.
 
     Example:
         >>> rows = (torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
@@ -77,7 +79,7 @@ def bracket(
 
     A mode that neither the bases nor the data's chains have found is missed by all of them.
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    check_machine(rbm)
     whole_number(gibbs_steps, "gibbs_steps", at_least=0)
     generator = as_generator(generator, seed, rbm.weight.device)
     rows = as_rows(data, rbm.visible.size, like=rbm.weight, name="data")
@@ -99,13 +101,14 @@ def bracket(
     first, last, _ = distributed.portion(chains)
     samples = distributed.gathered_rows(rbm.gibbs(rows[chosen[first:last]], gibbs_steps, generator=draws.own))
     reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
-    return judged(forward, reverse)
+    return judged(forward, reverse, normalisable=rbm.normalisable().verdict)
 
 
-def judged(forward: tuple[LogPartition, ...], reverse: LogPartition) -> Bracket:
-    """The verdict on estimates from several bases and from the other side."""
-    heard = [estimate for estimate in forward if estimate.ess >= _ADEQUATE * estimate.chains]
-    best = max(heard or forward, key=lambda estimate: estimate.value)
+def judged(forward: tuple[LogPartition, ...], reverse: LogPartition, *, normalisable: bool | None = True) -> Bracket:
+    """The verdict on estimates from several bases and from the other side, of a machine that may be normalisable."""
+    finite = [estimate for estimate in forward if math.isfinite(estimate.value)]
+    heard = [estimate for estimate in finite if estimate.ess >= max(_FEWEST, _ADEQUATE * estimate.chains)]
+    best = max(heard or finite or forward, key=lambda estimate: estimate.value)
     doubts = [
         f"log Z from {other.base} is {best.value - other.value:.1f} nats below that from {best.base}, though its "
         f"effective sample size is {other.ess:.0f} of {other.chains}: alone it would flatter the model"
@@ -113,8 +116,15 @@ def judged(forward: tuple[LogPartition, ...], reverse: LogPartition) -> Bracket:
         if best.value - other.value > _GAP
     ]
     serious = []
+    if normalisable is None:
+        serious.append("it is not known whether the machine is normalisable: see RBM.normalisable")
+    if not all(math.isfinite(estimate.value) for estimate in (*forward, reverse)):
+        serious.append("an estimate is not a finite number: the chains have left the finite numbers")
     if not heard:
-        serious.append(f"no base has an effective sample size of {_ADEQUATE:.0%} of the chains: use more temperatures")
+        serious.append(
+            f"no base has an effective sample size of {_FEWEST:.0f} and of {_ADEQUATE:.0%} of the chains: use more "
+            "temperatures or more chains"
+        )
     gap = reverse.value - best.value
     if gap > _GAP:
         serious.append(f"reverse AIS is {gap:.1f} nats above: log Z may be too low, and the model look too good")

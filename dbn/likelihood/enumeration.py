@@ -1,4 +1,4 @@
-"""Log Z of small machines, by enumeration."""
+"""Log Z exactly: of small machines by enumeration, of Gaussian ones by a determinant."""
 
 import copy
 import math
@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from dbn.arguments import check_instance
-from dbn.rbm import RBM
+from dbn.normalisability import far_energy
+from dbn.rbm import RBM, check_machine
 
 _CHUNK = 2**14  # states in memory at once
 _MAX_STATES = 2**25
@@ -17,22 +17,27 @@ _MAX_STATES = 2**25
 def exact_log_partition(rbm: RBM) -> Tensor:
     """log Z = log Σ_h exp(−F(h)) by enumeration of the side with fewer states, in float64.
 
+    With Gaussian units on both sides log Z = ½(V + H) log 2π − ½ log det J + ½ (b, c)ᵀJ⁻¹(b, c), where J has the
+    precisions on its diagonal and −W and −Wᵀ beside it.
+
     Args:
-        rbm: a machine with an energy and at least one side of no more than 2²⁵ joint states.
+        rbm: a normalisable machine with at least one side of no more than 2²⁵ joint states, or with Gaussian units on
+            both sides.
 
     Returns:
         log Z in nats, a tensor without dimensions, in float64.
 
     Raises:
         TypeError: where `rbm` is no machine, units have no energy, or neither side can be enumerated.
-        ValueError: where both sides have too many states.
+        ValueError: where both sides have too many states, or log Z is infinite.
 
     Example:
         >>> exact_log_partition(RBM(3, 2, weight_scale=0))  # (3 + 2) log 2
         tensor(3.4657, dtype=torch.float64)
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
-    rbm.free_energy(torch.zeros(1, rbm.visible.size))  # units without an energy refuse, by name
+    check_machine(rbm)
+    if rbm.visible.tails().exact and rbm.hidden.tails().exact:
+        return _gaussian_log_partition(in_double(rbm))
     counts = {"visible": rbm.visible.cardinality, "hidden": rbm.hidden.cardinality}
     finite = {side: count for side, count in counts.items() if count is not None}
     if not finite:
@@ -57,9 +62,19 @@ def log_partition_over(rbm: RBM, side: str) -> Tensor:
         raise TypeError(f"{units} has infinitely many states: enumerate the other side of the machine")
     total = torch.tensor(-torch.inf, dtype=torch.float64, device=rbm.weight.device)
     for start in range(0, count, _CHUNK):
-        index = torch.arange(start, min(start + _CHUNK, count), device=rbm.weight.device)
+        index = torch.arange(start, min(start + _CHUNK, count), dtype=torch.int64, device=rbm.weight.device)
         total = torch.logaddexp(total, (-free_energy(units.states(index))).logsumexp(0))
     return total
+
+
+def _gaussian_log_partition(rbm: RBM) -> Tensor:
+    """log Z of a machine in float64 with Gaussian units on both sides."""
+    energy = far_energy(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight)
+    assert energy is not None
+    factor, biases = torch.linalg.cholesky(energy.form()), torch.cat([rbm.visible_bias, rbm.hidden_bias])
+    whitened = torch.linalg.solve_triangular(factor, biases[:, None], upper=False)
+    total: Tensor = whitened.square().sum() / 2 - factor.diag().log().sum()
+    return total + len(biases) / 2 * math.log(2 * math.pi)
 
 
 def in_double(rbm: RBM) -> RBM:

@@ -12,7 +12,6 @@ from dbn.arguments import (
     as_rows,
     as_tensor,
     check_finite,
-    check_instance,
     finite_number,
     flattened,
     whole_number,
@@ -20,7 +19,7 @@ from dbn.arguments import (
 from dbn.likelihood.annealing import LogPartition, ais, ladder
 from dbn.likelihood.bracket import Bracket
 from dbn.likelihood.enumeration import in_double
-from dbn.rbm import RBM
+from dbn.rbm import RBM, check_machine
 from dbn.units import Unit
 
 _CHUNK = 8192  # rows in memory in float64 at once
@@ -46,8 +45,8 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | 
         (n,), in float64.
 
     Raises:
-        TypeError: where `rbm` is no machine, or units have no energy.
-        ValueError: where the width of x is not V, or rows lie outside the support.
+        TypeError: where `rbm` is no machine, units have no energy, or parameters are in half precision.
+        ValueError: where the machine is not normalisable, the width of x is not V, or rows lie outside the support.
 
     Example:
         >>> from dbn import exact_log_partition
@@ -57,7 +56,7 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | 
 
     No better than log Z is: an estimate of log Z that is too low makes every row look too probable.
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    check_machine(rbm)
     log_z, machine = _log_z(log_partition), in_double(rbm)
     rows = _data(machine, x)
     free_energy = torch.cat([machine.free_energy(part) for part in torch.split(rows, _CHUNK)])
@@ -134,10 +133,9 @@ def pseudo_log_likelihood(
 
     Not a likelihood: it is too high by what the columns tell of each other, and can rise while the likelihood falls.
     """
-    check_instance(rbm, RBM, "rbm", "a machine, such as RBM(784, 20)")
+    check_machine(rbm)
     machine = in_double(rbm)
     units, rows = machine.visible, _data(machine, x)
-    machine.free_energy(rows[:1])  # units without an energy refuse, by name
     field, total = machine.hidden_field(rows), rows.new_zeros(len(rows))
     places = _drawn(units.variables, variables, as_generator(generator, seed, rows.device), rows.device)
     for place in places:
@@ -195,7 +193,7 @@ def lower_bound(
 
     Raises:
         TypeError: where `stack` has no machines, or a machine no energy.
-        ValueError: where the width of x is not V, or rows lie outside the support.
+        ValueError: where the top machine is not normalisable, the width of x is not V, or rows lie outside the support.
 
     Example:
         >>> from dbn import DBN, exact_log_partition
@@ -206,7 +204,9 @@ def lower_bound(
     No better than log Z_top is, and below log p(x) by the divergence of Q from the true posterior, which may be many
     nats: a stack with a lower bound need not be the worse model.
     """
-    log_z, (*below, top) = _log_z(log_partition), [in_double(rbm) for rbm in _machines(stack)]
+    machines = _machines(stack)
+    check_machine(machines[-1], "the top machine of stack")
+    log_z, (*below, top) = _log_z(log_partition), [in_double(rbm) for rbm in machines]
     bottom = below[0] if below else top
     rows = _data(bottom, x)
     generator = as_generator(generator, seed, top.weight.device)

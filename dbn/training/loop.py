@@ -10,15 +10,25 @@ import torch
 from torch import Generator
 
 from dbn import distributed
-from dbn.arguments import as_generator, check_instance, check_watching, choice, finite_number, flag, whole_number
+from dbn.arguments import (
+    as_generator,
+    check_instance,
+    check_precision,
+    check_watching,
+    choice,
+    finite_number,
+    flag,
+    whole_number,
+)
 from dbn.batches import Source
 from dbn.course import Course, Part, Whole, described, plain
 from dbn.distributed import Draws
 from dbn.estimators import CD, Estimator
+from dbn.gradient import Offsets, check_learnable
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, global_state_kept
 from dbn.memory import named_where_short
-from dbn.rbm import RBM, Offsets
+from dbn.rbm import RBM, check_machine
 from dbn.schedules import Schedule, as_schedule, switch
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
 from dbn.training.step import Learner, Penalties
@@ -84,9 +94,10 @@ def train(
         validation: rows held back, as a tensor or an array, for the free-energy gap.
         centring: centre the gradient (Montavon and Müller 2012) at the mean units at the data, followed at this rate,
             such as 0.01; None for the plain gradient.
-        binarise: turn probabilities (grey pixels) into ones and zeros: "sample" draws them anew at every presentation,
-            "threshold" asks whether they exceed 0.5. Grey pixels taken for probabilities, as by default, train features
-            well, but no density of binary images.
+        binarise: turn probabilities, such as grey pixels, into states of the visible units: "sample" draws them anew
+            at every presentation, "threshold" takes the most probable state (1 above 0.5, of a one-hot group the first
+            of the largest). Grey pixels taken for probabilities, as by default, train features well, but no density of
+            binary images.
         average_from: leave in the machine the mean of the parameters at the ends of the epochs after so many.
         l1: cost of the sum of |W|, whose slope is sign W.
         max_norm: after every update, shrink the weights of each hidden unit to a Euclidean norm of at most this.
@@ -117,12 +128,14 @@ def train(
     Returns:
         The history. Each record has the epoch, the step, the reconstruction error (squared, summed over columns, mean
         over rows), the mean hidden activity, the parameters' norms, and where the machine has an energy the free-energy
-        gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting.
+        gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting. With
+        unbounded units on both sides it has the margin of `RBM.normalisable`.
 
     Raises:
         TypeError, ValueError: for arguments or data that do not fit, before anything is changed. Rows of a Dataset, a
             DataLoader or a memory map are looked at as they are read, and may be refused later.
-        DivergenceError: where parameters are no longer finite, or the free energy has run away.
+        DivergenceError: where parameters are no longer finite, the free energy has run away, or the machine is no
+            longer normalisable.
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
         torch.OutOfMemoryError: where memory runs out, with the batch size and the chains to lower.
 
@@ -305,6 +318,10 @@ def kind_of(rbm: RBM) -> dict[str, Any]:
 
 def check_fit(rbm: RBM, recipe: Recipe, *, validated: bool) -> None:
     """Raise an error where a recipe asks for what this machine, or no rows of validation, cannot give."""
+    if rbm.has_energy:
+        check_machine(rbm)
+    check_precision(rbm.weight, "rbm")
+    check_learnable(rbm)
     if recipe.estimator is not None:
         recipe.estimator.check(rbm)
     low, high = rbm.hidden.support

@@ -14,7 +14,7 @@ from dbn.arguments import finite_number, whole_number
 from dbn.batches import Source
 from dbn.course import finite
 from dbn.history import Record
-from dbn.rbm import RBM
+from dbn.rbm import RBM, is_improper
 
 _FEW = 100  # rows that the look for divergence takes
 _RUNAWAY = 1e4  # nats a visible unit, beyond which no free energy of scaled data is
@@ -44,6 +44,7 @@ class Monitor:
         values = {"reconstruction_error": error, "hidden_activity": hidden.mean()}
         for name in ("weight", "visible_bias", "hidden_bias"):
             values[f"{name}_norm"] = self.rbm.get_parameter(name).norm()
+        values |= self._margin(error)
         if self.validation is not None and self.rbm.has_energy:
             gap = self.rbm.free_energy(self.validation).mean() - self.rbm.free_energy(self.train).mean()
             values["free_energy_gap"] = gap
@@ -55,9 +56,16 @@ class Monitor:
         distributed.check_alike(list(self.rbm.parameters()), "the machine")
         if not finite(*self.rbm.parameters()):
             return "left the finite numbers"
+        if is_improper(self.rbm):
+            return f"lost its distribution (RBM.normalisable has the margin {self.rbm.normalisable().margin:.3g})"
         energy = self._free_energy()
         limit = _RUNAWAY * self.rbm.visible.size + 100 * abs(self.first)
         return "" if abs(energy) <= limit else f"let the free energy run away to {energy:.3g} nats a row"
+
+    def _margin(self, like: Tensor) -> dict[str, Tensor]:
+        """The margin of `RBM.normalisable`, of machines that may have no distribution."""
+        margin = self.rbm.normalisable().margin if self.rbm.has_energy else math.nan
+        return {"normalisable_margin": like.new_tensor(margin)} if math.isfinite(margin) else {}
 
     @torch.no_grad()
     def _free_energy(self) -> float:
