@@ -316,7 +316,7 @@ def draws(generator: Generator | None, device: torch.device, *, spent: bool = Fa
     """
     if world_size() == 1:
         return Draws(generator, generator)
-    order = generator or Generator(device).manual_seed(from_main(lambda: int(torch.randint(2**62, ()))))
+    order = generator or Generator(device).manual_seed(from_main(lambda: int(torch.randint(2**62, (), device="cpu"))))
     order.set_state(from_main(order.get_state))
     following = order if spent else order.clone_state()
     return Draws(order, own_generator(following))

@@ -26,7 +26,8 @@ def tile(images: Tensor, columns: int) -> Tensor:
     """
     count, height, width = images.shape
     rows = math.ceil(count / columns)
-    picture = torch.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP), math.nan)
+    size = rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP
+    picture = torch.full(size, math.nan, dtype=torch.float32, device="cpu")
     for place, image in enumerate(images):
         top, left = (place // columns) * (height + _GAP) + _GAP, (place % columns) * (width + _GAP) + _GAP
         picture[top : top + height, left : left + width] = image
@@ -136,8 +137,8 @@ def curves(
     drawn: dict[str, Line2D] = {}
     for place, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, runs in lines.items():
-            mean, low, high = _banded(torch.tensor(runs), band, log=log)
-            epochs = torch.arange(1, len(mean) + 1) if at is None else torch.tensor(at)
+            mean, low, high = _banded(torch.tensor(runs, dtype=torch.float64, device="cpu"), band, log=log)
+            epochs = torch.as_tensor(range(1, len(mean) + 1) if at is None else at, device="cpu")
             style = _style(numbers[name], name == highlight)
             (line,) = place.plot(epochs, mean, label=name, marker="" if at is None else "o", markersize=4, **style)
             drawn.setdefault(name, line)

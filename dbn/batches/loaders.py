@@ -25,9 +25,9 @@ class DatasetSource(Source):
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         if self.streams or self.rows is None:
             return _portions(self.in_order(), skip)
-        device = None if generator is None else generator.device
+        device = "cpu" if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(seed), device="cpu")
         parts = [distributed.rows_of(chosen) for chosen in torch.split(order, self.batch_size)[skip:]]
         if not parts:
             return iter(())
@@ -76,7 +76,7 @@ class LoaderSource(Source):
         if distributed.world_size() == 1 or self.generator is not None:
             return _portions(self.in_order(), skip)
         # Its order is drawn from torch's global generator, whose state is each process's own.
-        device = None if generator is None else generator.device
+        device = "cpu" if generator is None else generator.device
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

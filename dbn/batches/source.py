@@ -111,4 +111,4 @@ class MappedSource(Source):
 
 def evenly(rows: int, count: int) -> Tensor:
     """At most `count` places of so many rows, evenly spaced, so that rows sorted by class are represented too."""
-    return torch.arange(min(rows, count)) * rows // min(rows, count)
+    return torch.arange(min(rows, count), dtype=torch.int64, device="cpu") * rows // min(rows, count)

@@ -38,7 +38,8 @@ class StreamedSource(Source):
         return (self._batch(chosen)._replace(share=share) for chosen, share in parts)
 
     def in_order(self) -> Iterator[Batch]:
-        for chosen in torch.split(torch.arange(len(self.x), device=self.x.device), self.batch_size):
+        places = torch.arange(len(self.x), dtype=torch.int64, device=self.x.device)
+        for chosen in torch.split(places, self.batch_size):
             yield self._batch(chosen)
 
     def subset(self, count: int) -> Tensor:

@@ -180,10 +180,11 @@ def _draw(y: Array, rows: Array, count: int, seed: int, stream: int, *, equal: b
     that runs out is made up for by the others, and of equals chance decides.
     """
     pool, generator = torch.from_numpy(_pool(y, rows)), torch.Generator().manual_seed(3 * int(seed) + stream)
-    pool = pool[torch.randperm(len(pool), generator=generator)]
+    pool = pool[torch.randperm(len(pool), generator=generator, device="cpu")]
     sizes, by_class = (group := torch.from_numpy(y)[pool] + 1).bincount(), group.argsort(stable=True)
-    rank = torch.empty(len(group), dtype=torch.float64)
-    rank[by_class] = (torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group[by_class]]).double()
+    rank = torch.empty(len(group), dtype=torch.float64, device="cpu")
+    places = torch.arange(len(group), dtype=torch.float64, device="cpu")
+    rank[by_class] = places - (sizes.cumsum(0) - sizes)[group[by_class]]
     key = rank if equal else (rank + 0.5) / sizes[group]
     return pool[key.argsort(stable=True)[:count]].sort().values.numpy()
 

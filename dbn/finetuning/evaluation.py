@@ -216,7 +216,8 @@ def _described(value: Any) -> str:
 
 
 def like_of(model: nn.Module) -> Tensor:
-    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
+    nothing = torch.zeros((), dtype=torch.float32, device="cpu")
+    return next((parameter for parameter in model.parameters() if parameter.is_floating_point()), nothing)
 
 
 def _is_flat(model: nn.Module) -> bool:

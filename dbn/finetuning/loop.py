@@ -229,8 +229,9 @@ class _Tally:
     """The sum of the loss over this process's rows of an epoch so far."""
 
     def __init__(self, device: torch.device) -> None:
-        self.summed, self.rows = torch.zeros((), device=device), 0
-        self.first, self.last = torch.zeros(2, device=device)  # losses of the first batch of all, and of the last
+        self.summed, self.rows = torch.zeros((), dtype=torch.float32, device=device), 0
+        # Losses of the first batch of all, and of the last.
+        self.first = self.last = torch.zeros((), dtype=torch.float32, device=device)
         self.begun = False
 
     def add(self, loss: Tensor, rows: int) -> None:
