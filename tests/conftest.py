@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import dbn.finetuning.steps
 import dbn.recording
@@ -15,6 +16,11 @@ from tests import recorder
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tests of devices run, such as cuda; cpu by default")
+    parser.addoption("--default-dtype", default="float32", help="torch's default dtype while the tests run")
+
+
+def pytest_configure(config):
+    torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
 
 
 @pytest.fixture(scope="session")
