@@ -18,6 +18,7 @@ from dbn.likelihood import (
     reverse_ais,
     score_by_ais,
 )
+from dbn.normalisability import Normalisability
 from dbn.products import matrix_products
 from dbn.rbm import RBM
 from dbn.side_by_side import SideBySide
@@ -43,6 +44,7 @@ __all__ = [
     "Joint",
     "LogPartition",
     "NoisyReLU",
+    "Normalisability",
     "ParallelTempering",
     "ReLU",
     "SideBySide",

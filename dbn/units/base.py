@@ -128,6 +128,8 @@ class Unit(nn.Module, ABC):
 
     def learned_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of the units themselves that require a gradient, by their names."""
+        if not (self._parameters or self._modules):  # asked five times a step, of units that mostly have none
+            return {}
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def own_gradient(self, x: Tensor, *, field: Tensor | None = None) -> dict[str, Tensor]:
