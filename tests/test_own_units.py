@@ -179,8 +179,8 @@ def test_the_same_learned_units_given_twice_learn_as_two():
 class Offset(Gaussian):
     """Units whose constructor has an argument of its own."""
 
-    def __init__(self, size, shift):
-        super().__init__(size)
+    def __init__(self, count, shift):
+        super().__init__(count)
         self.shift = shift
 
     def config(self):
@@ -212,7 +212,14 @@ def test_units_that_could_not_be_loaded_are_not_saved(tmp_path):
     class Bernoulli(dbn.Bernoulli):  # the name of the library's own
         pass
 
-    for units, message in ((Unsaid(2, 1.0), "unit Unsaid is not built from"), (Bernoulli(2), "a name of its own")):
+    class Forgotten(NoisyReLU):
+        def __init__(self, size, shift=0.0):
+            super().__init__(size)
+            self.shift = shift
+
+    cases = {Unsaid(2, 1.0): "unit Unsaid is not built from", Forgotten(2, 3.0): "a config.. that holds its arguments",
+             Bernoulli(2): "a name of its own"}  # fmt: skip
+    for units, message in cases.items():
         with pytest.raises(ValueError, match=message):
             RBM(3, units).save(tmp_path / "machine.pt")
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 _DRAWN_IN = (torch.float32, torch.float64)
+_PLAIN = (bool, int, float, str)
 
 
 class Tails(NamedTuple):
@@ -170,8 +171,9 @@ class Unit(nn.Module, ABC):
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Self:
-        """The units that `config` described, without the name of their class."""
-        return cls(**arguments)
+        """The units that `config` described, without the name of their class; the size is the first argument."""
+        rest = {name: value for name, value in arguments.items() if name != "size"}
+        return cls(arguments["size"], **rest)
 
     def extra_repr(self) -> str:
         return str(self.size)
@@ -203,7 +205,7 @@ def from_config(config: dict[str, Any]) -> Unit:
 
 
 def rebuildable_config(units: Unit, name: str) -> dict[str, Any]:
-    """`units.config()`, from which `from_config` was seen to build units of the same class and parameters.
+    """`units.config()`, from which `from_config` was seen to build units of the same class, settings and shapes.
 
     Args:
         units: the units.
@@ -215,13 +217,21 @@ def rebuildable_config(units: Unit, name: str) -> dict[str, Any]:
     config = units.config()
     with torch.device("cpu"):
         again = from_config(config)
-    shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (units, again)]
-    if _name_of(type(again)) != _name_of(type(units)) or shapes[0] != shapes[1]:
+    if _description(again) != _description(units):
         raise ValueError(
             f"{name} are {units} of the class {_name_of(type(units))}, but their config() {config} builds {again} of "
             f"{_name_of(type(again))}: give the class a name of its own, and a config() that holds its arguments"
         )
     return config
+
+
+def _description(units: Unit) -> list[Any]:
+    """Class, plain settings and shapes of parameters and buffers, of units and of what they are made of."""
+    parts = [
+        (_name_of(type(part)), {k: v for k, v in vars(part).items() if k != "training" and isinstance(v, _PLAIN)})
+        for part in units.modules()
+    ]
+    return [parts, {name: value.shape for name, value in units.state_dict().items()}]
 
 
 def _name_of(kind: type) -> str:
