@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from dbn import distributed
 from dbn.arguments import check_watching, choice, whole_number
@@ -142,7 +142,7 @@ def _encoded(source: Source, below: RBM, plan: Plan, place: int, generator: Gene
         # What is watched must be the same at every call, also where a run is taken up in a later layer, and its samples
         # independent of those of the layers below.
         watch = partial(below.sample_hidden, seed=place)
-        return MappedSource(source, partial(below.sample_hidden, generator=generator), width, watch)
+        return MappedSource(source, partial(_sampled, below, generator), width, watch)
     encoded = MappedSource(source, torch.no_grad()(below.mean_hidden), width, fixed=source.fixed)
     size = (source.rows or 0) * width * below.weight.element_size()
     if not source.fixed or size > plan.cache_bytes:
@@ -152,6 +152,12 @@ def _encoded(source: Source, below: RBM, plan: Plan, place: int, generator: Gene
         rows[done : done + len(batch.x)] = batch.x
         done += len(batch.x)
     return TensorSource(rows, None, batch_size=source.batch_size, like=below.weight)
+
+
+@torch.no_grad()
+def _sampled(below: RBM, generator: Generator | None, v: Tensor) -> Tensor:
+    """Hidden samples (n, H) at rows v (n, V) that have been checked before."""
+    return below.hidden.sample(below.hidden_field(v), generator=generator)
 
 
 def _with_layer(callback: Callable[[Record], None] | None, layer: int) -> Callable[[Record], None] | None:

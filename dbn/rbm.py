@@ -237,18 +237,14 @@ class RBM(nn.Module):
         steps, generator = whole_number(steps, "steps", at_least=0), self._generator(generator, seed)
         check_finite(v := self._visible_rows(v), "v")
         if steps and is_improper(self):
-            raise DivergenceError(
-                f"{self.visible} and {self.hidden} have no distribution to sample v from with these weights (see "
-                "RBM.normalisable): train at a lower learning rate, or bound one side"
-            )
+            raise DivergenceError(f"v cannot be sampled: {self._without_distribution()}")
         with torch.no_grad():
             for _ in range(steps):
                 h = self.hidden.sample(self.hidden_field(v), generator=generator)
                 v = self.visible.sample(self.visible_field(h), generator=generator)
         if not bool(v.isfinite().all()):
             raise DivergenceError(
-                f"v left the finite numbers within {steps} Gibbs steps: {self.visible} and {self.hidden} have no "
-                "distribution with weights this large; train with a lower learning rate, or bound one side"
+                f"v left the finite numbers within {steps} Gibbs steps: {self._without_distribution()}"
             )
         return v
 
@@ -295,6 +291,12 @@ class RBM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.visible.size} visible, {self.hidden.size} hidden"
+
+    def _without_distribution(self) -> str:
+        return (
+            f"{self.visible} and {self.hidden} have no distribution with weights this large (see RBM.normalisable); "
+            "train with a lower learning rate, or bound one side"
+        )
 
     def _visible_rows(self, v: Tensor) -> Tensor:
         return as_rows(v, self.visible.size, like=self.weight, name="v")

@@ -40,7 +40,7 @@ class Persistent(Estimator):
             self.hidden = None
             if self.start == "noise":
                 v = rbm.visible.sample(rbm.visible_bias.expand(chains, -1), generator=generator)
-                self.hidden = rbm.sample_hidden(v, generator=generator)
+                self.hidden = rbm.hidden.sample(rbm.hidden_field(v), generator=generator)
         self.to(rbm.weight)
 
     def states(self, rbm: RBM, positive: Phase, generator: Generator | None) -> Tensor:
