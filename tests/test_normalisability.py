@@ -169,7 +169,7 @@ def test_stacks_and_chains_without_a_distribution_are_refused_too():
     stack.layers[0].load_state_dict(rbm.state_dict())
     with pytest.raises(ValueError, match="the top machine of stack is not normalisable"):
         lower_bound(stack, ROWS, 1.0)
-    with pytest.raises(DivergenceError, match="v cannot be sampled: .* have no distribution"):
+    with pytest.raises(DivergenceError, match=r"v cannot be sampled: .* have no distribution"):
         rbm.gibbs(ROWS, 1000)
     assert torch.equal(rbm.gibbs(ROWS, 0), ROWS)
 
