@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -13,8 +14,9 @@ from tqdm import tqdm
 from dbn import distributed
 from dbn.batches import Batch, Place, Source
 from dbn.distributed import Draws, Shard
+from dbn.fingerprint import fingerprint
 from dbn.history import DivergenceError, History, Record
-from dbn.keeper import Keeper, Picture, put_random_state, random_state
+from dbn.keeper import Keeper, Picture, Randomness
 
 _LOOK_EVERY = 100  # steps from one look for a fault to the next
 _SAMPLED = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)  # epochs at which schedules are compared
@@ -43,26 +45,29 @@ class Course:
     Args:
         parts: names to what the run changes.
         fault: says in words how what was trained has left all reason, or nothing.
-        draws: draw the order of the rows and all samples.
-        source: the rows, whose loader may draw from a generator of its own.
+        randomness: all that the run draws from.
+        source: the rows.
         keeper: saves pictures of the run.
         name: what errors call the run.
         on_divergence: "raise" where numbers leave the finite, or "halve" the learning rate and go on from the last
             epoch's start.
+        start: the state of the randomness before anything was drawn for the run. What is set up from there, such as the
+            rows that are watched, is the same when the run is taken up.
     """
 
     def __init__(
         self,
         parts: Mapping[str, Part],
         fault: Callable[[], str],
-        draws: Draws,
+        randomness: Randomness,
         source: Source,
         keeper: Keeper,
         name: str,
         on_divergence: Literal["raise", "halve"],
+        start: Picture,
     ) -> None:
         self.parts, self._look, self.keeper, self.name = parts, fault, keeper, name
-        self.generators, self.source = ((draws.order, source.generator), own_of(draws)), source
+        self.randomness, self.source, self.start = randomness, source, start
         self.on_divergence = on_divergence
         self.epoch, self.place, self.step, self.done = 0, 0, 0, False
         #: What is left of the learning rate after halving it.
@@ -70,7 +75,7 @@ class Course:
         self.history = History()
         #: In words, what is wrong with a record that was made.
         self.flaw = ""
-        self._order = random_state(*self.generators)
+        self._order = randomness.state()
         self._started = time.perf_counter()
         self._good: Picture = {}
         self.hold()
@@ -95,15 +100,34 @@ class Course:
 
     def batches(self, place: Place | None = None) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""
-        (generator, _), _ = self.generators
+        generator = self.randomness.alike[0]
         if not self.place:
-            self._order = random_state(*self.generators)
-            return self.source.batches(generator, place)
-        now = random_state(*self.generators)
-        put_random_state(self._order, *self.generators)
+            self._order = self.randomness.state()
+            return self._kept_on_error(self.source.batches(generator, place))
+        now = self.randomness.state()
+        self.randomness.put(self._order)
         batches = self.source.batches(generator, place, self.place)
-        put_random_state(now, *self.generators)
-        return batches
+        self.randomness.put(now)
+        return self._kept_on_error(batches)
+
+    def _kept_on_error(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; where one cannot be had, the run is saved as the step before has left it."""
+        while True:
+            with self.saved_on_error():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            self.keeper.defer_deaths()
+            yield batch
+
+    @contextmanager
+    def saved_on_error(self) -> Iterator[None]:
+        """Save the run where rows cannot be read in the block, which changes nothing of the run."""
+        try:
+            yield
+        except Exception as error:
+            self.keeper.leave(self._saved, error)
+            raise
 
     def recorded(self, record: Record) -> bool:
         """Add a record, alike on all processes; False, with the flaw noted, where a number in it is not finite."""
@@ -177,7 +201,8 @@ class Course:
             **counts,
             "history": list(self.history.records),
             "order": self._order,
-            "now": random_state(*self.generators),
+            "start": self.start,
+            "now": self.randomness.state(),
             "parts": {name: part.state() for name, part in self.parts.items()},
         }
 
@@ -195,14 +220,18 @@ class Course:
         self._started = time.perf_counter() - picture["seconds"]
         self.history.records[:] = picture["history"]
         self._order, self.flaw = picture["order"], ""
-        put_random_state(picture["now"], *self.generators)
+        self.start = picture["start"]
+        self.randomness.put(picture["now"])
         for name, part in self.parts.items():
             part.put(picture["parts"][name])
 
 
-def own_of(draws: Draws) -> Generator | None:
-    """What a run draws samples from, where that is not what it draws the order from."""
-    return None if draws.own is draws.order else draws.own
+def randomness_of(draws: Draws, *sources: Source | None, globally: bool = False) -> Randomness:
+    """All that a run draws from: its own generators, those of its sources, and the global one where needed."""
+    given = [source for source in sources if source is not None]
+    of_sources = [generator for source in given for generator in source.generators]
+    globally = globally or draws.order is None or any(source.draws_globally for source in given)
+    return Randomness([draws.order, *of_sources], None if draws.own is draws.order else draws.own, globally=globally)
 
 
 class Whole:
@@ -224,17 +253,25 @@ class Whole:
         self.module.load_state_dict(state)
 
 
-def described(source: Source, generator: Generator | None) -> dict[str, Any]:
-    """What can be told of the rows and the seed without reading them, to be compared with another run's."""
+def described(source: Source, validation: Source | None, generator: Generator | None) -> dict[str, Any]:
+    """The rows and the seed, to be compared with another run's."""
     seed = None if generator is None else generator.initial_seed()
-    return {"rows": source.rows, "columns": source.width, "batch_size": source.batch_size, "seed": seed}
+    return {
+        "rows": source.rows,
+        "columns": source.width,
+        "rows_a_batch": source.batch_size,
+        "batches": source.steps,
+        "seed": seed,
+        "data": fingerprint(*source.contents()),
+        "validation": None if validation is None else fingerprint(*validation.contents()),
+    }
 
 
 def plain(value: Any, epochs: int) -> Any:
     """A setting as plain values: a schedule at some epochs of the run, a module by the numbers and words in it."""
     if isinstance(value, nn.Module):
         return {"kind": type(value).__name__, **plain_of(vars(value))}
-    if is_dataclass(value):
+    if is_dataclass(value) and not callable(value):
         return {field.name: _named(getattr(value, field.name)) for field in fields(value)}
     if not callable(value):
         return value

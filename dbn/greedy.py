@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 from dbn import distributed
 from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
-from dbn.course import described, own_of
-from dbn.distributed import Draws
+from dbn.course import described, randomness_of
 from dbn.estimators import CD
+from dbn.fingerprint import fingerprint, fingerprint_of_parameters
 from dbn.history import History, Record
-from dbn.keeper import Keeper, Picture, global_state_kept, put_random_state
+from dbn.keeper import Keeper, Picture, Randomness
 from dbn.memory import named_where_short
 from dbn.rbm import RBM
 from dbn.training import Recipe, check_fit, kind_of, open_rows, presented, run
@@ -56,16 +56,18 @@ def greedy(
     check_watching(callback, progress)
     bottom, draws = layers[0], distributed.draws(generator, layers[0].weight.device)
     source = presented(bottom, open_rows(bottom, data, plan.recipes[0].batch_size), plan.binarise, draws.own)
-    seen, held_back = {**described(source, generator), "validation": validation is not None}, None
+    held_back = None
     if validation is not None:
         held_back = presented(bottom, open_rows(bottom, validation, CHUNK, "validation"), plan.binarise, draws.own)
 
+    seen = partial(described, source, held_back, generator)
+
     def settings() -> Picture:
-        return {**seen, **plan.described(), "machines": [kind_of(rbm) for rbm in layers]}
+        return {**seen(), **plan.described(), "machines": [kind_of(rbm) for rbm in layers]}
 
     histories: list[History] = []
-    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds) as keeper, global_state_kept(draws.order):
-        found = _taken_up(layers, keeper.found, histories, draws)
+    with Keeper(checkpoint, "pretrain", settings, checkpoint_seconds, partial(_weights, layers)) as keeper:
+        found = _taken_up(layers, keeper.found, histories, randomness_of(draws, source, held_back))
         for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
             if len(histories) == len(layers):
                 break
@@ -95,14 +97,20 @@ def _framed(layers: Sequence[RBM], histories: Sequence[History], picture: Pictur
     }
 
 
-def _taken_up(layers: Sequence[RBM], found: Picture | None, histories: list[History], draws: Draws) -> Picture | None:
+def _weights(layers: Sequence[RBM]) -> str:
+    return fingerprint(*(fingerprint_of_parameters(rbm.state_dict()) for rbm in layers))
+
+
+def _taken_up(
+    layers: Sequence[RBM], found: Picture | None, histories: list[History], randomness: Randomness
+) -> Picture | None:
     """Put back all machines and the histories of those that are finished; return the picture of the run that is not."""
     if found is None:
         return None
     histories.extend(map(History, found["histories"]))
     if found["run"]["done"]:
         histories.append(History(found["run"]["history"]))
-        put_random_state(found["run"]["now"], [draws.order], own_of(draws))
+        randomness.put(found["run"]["now"])
     for rbm, state in zip(layers, found["machines"], strict=True):
         rbm.load_state_dict(state)
     return None if found["run"]["done"] else found["run"]

@@ -1,12 +1,12 @@
 """Pictures of a long run, kept in a folder so that the same call goes on where it was."""
 
 import math
+import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,9 @@ from dbn.distributed import Shard, own_generator
 
 Picture = dict[str, Any]
 
-_VERSION = 2  # of what a picture holds
+_VERSION = 3  # of what a picture holds
+_FIRST = "first weights"
+_SAME_SIGNAL = 1.0  # seconds within which a signal to a group of processes reaches all of them
 _AGREE_EVERY = 10  # steps, among several processes
 _KEPT = 2  # files in the folder: the newest, and the one before it should that be damaged
 
@@ -39,6 +41,7 @@ class Keeper:
         folder: where the files lie, of this run alone; None keeps nothing and leaves signals as they are.
         kind: what the run is.
         plan: gives names to plain values of all that decides the run's numbers; asked only where there is a folder.
+        weights: gives the checksum of what is trained as it is now: as it was first, or as the newest picture holds it.
         every: seconds from one picture to the next; 0 for one a step.
 
     Raises:
@@ -46,18 +49,28 @@ class Keeper:
     """
 
     def __init__(
-        self, folder: str | PathLike[str] | None, kind: str, plan: Callable[[], Picture] = dict, every: float = 60.0
+        self,
+        folder: str | PathLike[str] | None,
+        kind: str,
+        plan: Callable[[], Picture] = dict,
+        every: float = 60.0,
+        weights: Callable[[], str] = str,
     ) -> None:
         self.folder = None if folder is None else _made(folder)
         self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
         several = distributed.world_size() > 1
-        self.plan = {"pictures": _VERSION, **plan()} if several or self.folder is not None else {}
+        self.plan, self.weights = {}, weights
+        if several or self.folder is not None:
+            # A run begins from the weights of the main process.
+            self.plan = {"pictures": _VERSION, **plan(), _FIRST: distributed.from_main(weights)}
         _check_alike({"checkpoint": self.folder is not None, "checkpoint_seconds": self.every, **self.plan})
         #: What a picture of the run is put into before it is saved.
         self.frame: Callable[[Picture], Picture] = dict
         self.found = None if self.folder is None else distributed.parted(distributed.from_main(self._newest))
         self._due, self._asked, self._ticks = time.monotonic() + self.every, 0, 0
         self._before: dict[int, Any] = {}
+        self._handles_signals = False
+        self._of_deaths: Any = None
 
     def tick(self, picture: Callable[[], Picture | None]) -> None:
         """After a step: save where it is time to, and where a signal has come, and then stop for the signal."""
@@ -75,7 +88,11 @@ class Keeper:
         """Save now, and forget the oldest file; a picture that is None is not worth saving."""
         if self.folder is None or picture is None:
             return
-        content = _native(distributed.whole({"kind": self.kind, "plan": self.plan, "picture": self.frame(picture)}))
+        content = _native(
+            distributed.whole(
+                {"kind": self.kind, "plan": self.plan, "weights": self.weights(), "picture": self.frame(picture)}
+            )
+        )
         distributed.from_main(partial(self._write, self.folder, content))
         self._due = time.monotonic() + self.every
 
@@ -91,8 +108,20 @@ class Keeper:
         for old in [*files, path][:-_KEPT]:
             old.unlink(missing_ok=True)
 
+    def leave(self, picture: Callable[[], Picture | None], error: Exception) -> None:
+        """Save because an error ends the run between two steps, and stop where a signal is the reason."""
+        if self.folder is None or distributed.world_size() > 1:
+            return
+        self.save(picture())
+        waited = time.monotonic() + _SAME_SIGNAL
+        while "DataLoader worker" in str(error) and not self._asked and time.monotonic() < waited:
+            time.sleep(0.01)
+        if self._asked:
+            self._stop(self._asked)
+
     def __enter__(self) -> Self:
         if self.folder is not None and threading.current_thread() is threading.main_thread():
+            self._handles_signals = hasattr(signal, "SIGCHLD")
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._before[number] = signal.signal(number, self._ask)
@@ -100,6 +129,9 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._release()
+        if self._of_deaths is not None:
+            signal.signal(signal.SIGCHLD, self._of_deaths)
+        self._handles_signals, self._of_deaths = False, None
         if self.folder is None or kind is not None:
             return
         (asked,) = distributed.largest(self._asked)
@@ -109,6 +141,17 @@ class Keeper:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = number
         self._release()
+
+    def defer_deaths(self) -> None:
+        """Let the death of a loader's worker raise where the next batch is fetched, and not in the midst of a step.
+
+        A signal to a group of processes ends the workers too, and the handler that torch sets with the first of them
+        raises wherever the main process is, before it has saved. Without it the loader notices dead workers where it
+        waits for them, within five seconds.
+        """
+        handler = signal.getsignal(signal.SIGCHLD) if self._handles_signals else None
+        if callable(handler) and handler is not _nothing:
+            self._of_deaths = signal.signal(signal.SIGCHLD, _nothing)
 
     def _release(self) -> None:
         while self._before:
@@ -134,6 +177,8 @@ class Keeper:
                 continue
             if damage:
                 warnings.warn(f"{damage}; going on from {path}, the one before it", stacklevel=5)
+            if self.plan[_FIRST] == saved["weights"]:  # the run's own, as it was left
+                self.plan[_FIRST] = saved["plan"][_FIRST]
             self._check(saved["plan"])
             picture: Picture = saved["picture"]
             return picture
@@ -144,9 +189,10 @@ class Keeper:
     def _check(self, theirs: Picture) -> None:
         names = [name for name in {**self.plan, **theirs} if not _same(self.plan.get(name), theirs.get(name))]
         if names:
+            advice = ", and weights made from the same seed," if _FIRST in names else ""
             raise ValueError(
                 f"checkpoint {self.folder} holds a run with other {', '.join(names)}: give the same arguments "
-                "as before to go on with it, or another folder"
+                f"as before{advice} to go on with it, or another folder"
             )
 
 
@@ -158,7 +204,22 @@ def _made(folder: Any) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"checkpoint {path} cannot be a folder ({error.strerror}): give another name") from error
+    distributed.from_main(partial(_check_writable, path))
     return path
+
+
+def _check_writable(path: Path) -> None:
+    """Raise a ValueError, before the run begins, where no file can be written to the folder."""
+    trial = path / f".{os.getpid()}.partial"
+    try:
+        trial.write_bytes(b"trial")
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be written ({error.strerror}): give another folder") from error
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    return
 
 
 def _check_alike(plan: Picture) -> None:
@@ -188,43 +249,44 @@ def _same(one: Any, other: Any) -> bool:
     return both_nan or bool(one == other)
 
 
-def random_state(alike: Sequence[Generator | None] = (), own: Generator | None = None) -> Picture:
-    """The states of generators that are alike on all processes, of this one's own, and of torch's global ones.
+class Randomness:
+    """All that a run draws from, whose state is saved with it and put back.
 
-    The global ones are that on the CPU, and those on CUDA devices in use.
+    Args:
+        alike: generators that are alike on all processes, such as that of the order of the rows.
+        own: this process's own generator, where it is another.
+        globally: whether the run also draws from torch's global generators, which it else leaves alone.
     """
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda = torch.cuda.get_rng_state_all() if in_use else []
-    return {
-        "alike": [None if each is None else each.get_state() for each in alike],
-        "own": None if own is None else Shard(own.get_state()[None]),
-        "cpu": Shard(torch.get_rng_state()[None]),
-        "cuda": [Shard(value[None]) for value in cuda],
-    }
 
+    def __init__(self, alike: Sequence[Generator | None], own: Generator | None, *, globally: bool) -> None:
+        self.alike, self.own, self.globally = tuple(alike), own, globally
 
-def put_random_state(state: Picture, alike: Sequence[Generator | None] = (), own: Generator | None = None) -> None:
-    """Put back what `random_state` returned; a process that had no part in it begins a generator of its own."""
-    for each, value in zip(alike, state["alike"], strict=False):
-        if each is not None and value is not None:
-            each.set_state(value)
-    if own is not None and state["own"] is not None and len(state["own"].value):
-        own.set_state(state["own"].value[0])
-    elif own is not None and alike[0] is not None:
-        own.set_state(own_generator(alike[0].clone_state()).get_state())
-    if len(state["cpu"].value):
-        torch.set_rng_state(state["cpu"].value[0])
-    for place, kept in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        if len(kept.value):
-            torch.cuda.set_rng_state(kept.value[0], place)
+    def state(self) -> Picture:
+        """The states of all generators; of the global ones that on the CPU and those on CUDA devices in use."""
+        in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all() if in_use and self.globally else []
+        return {
+            "alike": [None if each is None else each.get_state() for each in self.alike],
+            "own": None if self.own is None else Shard(self.own.get_state()[None]),
+            "cpu": Shard(torch.get_rng_state()[None]) if self.globally else None,
+            "cuda": [Shard(value[None]) for value in cuda],
+        }
 
+    def put(self, state: Picture) -> None:
+        """Put back what `state` returned; a process that had no part in it begins a generator of its own."""
+        for each, value in zip(self.alike, state["alike"], strict=False):
+            if each is not None and value is not None:
+                each.set_state(value)
+        if self.own is not None and state["own"] is not None and len(state["own"].value):
+            self.own.set_state(state["own"].value[0])
+        elif self.own is not None and self.alike[0] is not None:
+            self.own.set_state(own_generator(self.alike[0].clone_state()).get_state())
+        if self.globally:
+            self._put_global(state)
 
-@contextmanager
-def global_state_kept(generator: Generator | None) -> Iterator[None]:
-    """Leave torch's global generators as they were, where a run draws from a generator of its own."""
-    before = random_state()
-    try:
-        yield
-    finally:
-        if generator is not None:
-            put_random_state(before)
+    def _put_global(self, state: Picture) -> None:
+        if state["cpu"] is not None and len(state["cpu"].value):
+            torch.set_rng_state(state["cpu"].value[0])
+        for place, kept in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            if len(kept.value):
+                torch.cuda.set_rng_state(kept.value[0], place)

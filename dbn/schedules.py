@@ -5,6 +5,7 @@ A schedule maps the epochs done so far, a float that grows within the epoch, to 
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dbn.arguments import finite_number
 
@@ -29,21 +30,48 @@ def as_schedule(value: float | Schedule, name: str) -> Schedule:
     except Exception as error:
         raise TypeError(f"{name} is a {type(value).__name__} that gives no number at epoch 0: {error}") from error
     finite_number(first, f"{name} at epoch 0")
-    return lambda epoch: finite_number(value(epoch), name)
+    return _Checked(value, name)
 
 
-def constant(value: float) -> Schedule:
+@dataclass(frozen=True)
+class _Checked:
+    """A schedule whose every number is looked at."""
+
+    schedule: Schedule
+    name: str
+
+    def __call__(self, epoch: float) -> float:
+        return finite_number(self.schedule(epoch), self.name)
+
+
+def _as_numbers(schedule: object, *names: str, positive: tuple[str, ...] = ()) -> None:
+    """Turn these fields of a frozen schedule into floats, or raise an error that names the one that is none."""
+    for name in names:
+        number = finite_number(getattr(schedule, name), name, positive=name in positive)
+        object.__setattr__(schedule, name, number)
+
+
+@dataclass(frozen=True)
+class constant:
     """The same value at every epoch.
 
     Example:
         >>> constant(0.1)(7.0)
         0.1
     """
-    value = finite_number(value, "value")
-    return lambda epoch: value
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _as_numbers(self, "value")
+
+    def __call__(self, epoch: float) -> float:
+        """The value."""
+        return self.value
 
 
-def switch(before: float, after: float, at: float) -> Schedule:
+@dataclass(frozen=True)
+class switch:
     """`before` until `at` epochs are done, `after` from then on.
 
     Hinton's momentum is `switch(0.5, 0.9, at=5)`: 0.9 from the sixth epoch.
@@ -55,22 +83,42 @@ def switch(before: float, after: float, at: float) -> Schedule:
         >>> momentum(4.99), momentum(5.0)
         (0.5, 0.9)
     """
-    before, after, at = finite_number(before, "before"), finite_number(after, "after"), finite_number(at, "at")
-    return lambda epoch: after if epoch >= at else before
+
+    before: float
+    after: float
+    at: float
+
+    def __post_init__(self) -> None:
+        _as_numbers(self, "before", "after", "at")
+
+    def __call__(self, epoch: float) -> float:
+        """The value at an epoch."""
+        return self.after if epoch >= self.at else self.before
 
 
-def linear(start: float, end: float, epochs: float) -> Schedule:
+@dataclass(frozen=True)
+class linear:
     """From `start` to `end` in a straight line over `epochs`, `end` from then on.
 
     Example:
         >>> linear(1.0, 0.0, epochs=10)(2.5)
         0.75
     """
-    start, end, epochs = _way(start, end, epochs)
-    return lambda epoch: start + (end - start) * min(epoch / epochs, 1.0)
+
+    start: float
+    end: float
+    epochs: float
+
+    def __post_init__(self) -> None:
+        _as_numbers(self, "start", "end", "epochs", positive=("epochs",))
+
+    def __call__(self, epoch: float) -> float:
+        """The value at an epoch."""
+        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
 
 
-def cosine(start: float, end: float, epochs: float) -> Schedule:
+@dataclass(frozen=True)
+class cosine:
     """From `start` to `end` along half a cosine over `epochs`, `end` from then on.
 
     Source: I. Loshchilov, F. Hutter (2017), SGDR: stochastic gradient descent with warm restarts.
@@ -79,10 +127,15 @@ def cosine(start: float, end: float, epochs: float) -> Schedule:
         >>> cosine(1.0, 0.0, epochs=10)(5)
         0.5
     """
-    start, end, epochs = _way(start, end, epochs)
-    return lambda epoch: end + (start - end) * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
 
+    start: float
+    end: float
+    epochs: float
 
-def _way(start: float, end: float, epochs: float) -> tuple[float, float, float]:
-    """The arguments of a decay as floats, or an error that names the one that is none."""
-    return finite_number(start, "start"), finite_number(end, "end"), finite_number(epochs, "epochs", positive=True)
+    def __post_init__(self) -> None:
+        _as_numbers(self, "start", "end", "epochs", positive=("epochs",))
+
+    def __call__(self, epoch: float) -> float:
+        """The value at an epoch."""
+        share = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        return self.end + (self.start - self.end) * share

@@ -1,11 +1,12 @@
 """What does a long run survive: kills, damaged files, a full disk, divergence, and data larger than memory?
 
 Kills: a process pretrains and fine-tunes, is killed by SIGKILL at a random moment, and the same command follows; its
-parameters must be those of an unbroken run, bit by bit. Ranks: one of two processes under torchrun is killed, and
-torchrun's --max-restarts must bring the run to the same end. Damage: checkpoints are cut off, flipped, replaced and
-filled with code; each must be refused, or passed over for the one before it. A process may write no more; the
-checkpoint before must be whole. Learning rates far too high must end in an error that names the layer, or be halved. A
-file larger than the memory that a process may take is pretrained on.
+parameters must be those of an unbroken run, bit by bit. Steps: small runs from every kind of source are killed after
+every step; parameters and history must be those of an unbroken run. Ranks: one of two processes under torchrun is
+killed, and torchrun's --max-restarts must bring the run to the same end. Damage: checkpoints are cut off, flipped,
+replaced and filled with code; each must be refused, or passed over for the one before it. A process may write no more;
+the checkpoint before must be whole. Learning rates far too high must end in an error that names the layer, or be
+halved. A file larger than the memory that a process may take is pretrained on.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from experiments.command_line import option, parse
 from experiments.damage import damaged_files
+from experiments.kill_matrix import killed_everywhere
 from experiments.limits import diverging, full_disk, larger_than_memory
 from experiments.ranks import killed_ranks
 from experiments.records import as_dict, environment, launch, write_json
@@ -26,8 +28,11 @@ from experiments.tables import aligned
 class Config:
     """How often, and how much."""
 
-    parts: tuple[str, ...] = option(("kills", "ranks", "damage", "disk", "divergence", "memory"), "what to try")
+    parts: tuple[str, ...] = option(
+        ("kills", "steps", "ranks", "damage", "disk", "divergence", "memory"), "what to try"
+    )
     kills: int = option(50, "runs that are killed once each")
+    stride: int = option(1, "steps from one kill to the next, in runs that are killed after every step")
     rank_kills: int = option(10, "runs of two processes in which one is killed, in pretraining and in fine-tuning each")
     damages: int = option(200, "damaged files")
     megabytes: int = option(4096, "size of the file to pretrain on")
@@ -38,8 +43,9 @@ class Config:
 PRESETS = {
     "full": Config(),
     "tiny": Config(
-        parts=("kills", "damage", "disk", "divergence", "memory"),
+        parts=("kills", "steps", "damage", "disk", "divergence", "memory"),
         kills=2,
+        stride=20,
         rank_kills=1,
         damages=20,
         megabytes=150,
@@ -57,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     out = Path(config.out)
     trials: dict[str, Callable[[], list[Outcome]]] = {
         "kills": lambda: [killed_runs(config.kills, out / "kills")],
+        "steps": lambda: killed_everywhere(config.stride),
         "ranks": lambda: killed_ranks(config.rank_kills, out / "ranks"),
         "damage": lambda: damaged_files(config.damages, out / "damage"),
         "disk": lambda: [full_disk(out / "disk")],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune
+from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune, initialise
 from dbn.checkpoint import load
 from dbn.keeper import Keeper
 from experiments.ranks import kill_one, start
@@ -182,7 +182,8 @@ def test_a_signal_at_the_very_end_stops_all_too(two, tmp_path):
 def unseeded(folder, saves):
     torch.rand(distributed.rank() + saves)  # the global state is another one every time
     with breaking(saves):
-        history = finetune(nn.Linear(12, 2), X, Y, epochs=2, checkpoint=folder, checkpoint_seconds=0, progress=False)
+        model = initialise(nn.Linear(12, 2), "xavier_uniform", seed=0)
+        history = finetune(model, X, Y, epochs=2, checkpoint=folder, checkpoint_seconds=0, progress=False)
     return len(history)
 
 

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, where it lies, and what is done about a damaged file in it."""
 
+import copy
 import os
 import signal
 
@@ -43,7 +44,7 @@ def same(one, other):
 def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp_path):
     settings = {"rbm": RBM(6, 4, seed=0), "data": ROWS, "epochs": 2, "checkpoint": tmp_path, **QUIET}
     train(**settings)
-    with pytest.raises(ValueError, match=f"holds a run with other {named}: give the same arguments"):
+    with pytest.raises(ValueError, match=f"holds a run with other .*{named}.*: give the same arguments"):
         train(**{**settings, **change})
 
 
@@ -59,7 +60,7 @@ def test_no_estimator_is_the_one_by_default_and_chains_that_start_elsewhere_are_
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())}, "model"),
+        ({"model": nn.Sequential(nn.Linear(6, 2), nn.Sigmoid())}, "model, first weights"),
         ({"optimiser": lambda groups, lr: torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.9), eps=1e-3)}, "optimiser"),
         ({"validation": (ROWS, LABELS)}, "validation"),
         ({"on_divergence": "halve"}, "on_divergence"),
@@ -67,9 +68,10 @@ def test_no_estimator_is_the_one_by_default_and_chains_that_start_elsewhere_are_
     ],
 )
 def test_another_fine_tuning_is_refused_and_its_model_left(change, named, tmp_path):
-    settings = {"model": nn.Sequential(nn.Linear(6, 2)), "x": ROWS, "y": LABELS, "epochs": 1, "checkpoint": tmp_path}
-    finetune(**settings, **QUIET)
-    other = {**settings, "model": nn.Sequential(nn.Linear(6, 2)), **change}
+    first = nn.Sequential(nn.Linear(6, 2))
+    settings = {"x": ROWS, "y": LABELS, "epochs": 1, "checkpoint": tmp_path}
+    finetune(copy.deepcopy(first), **settings, **QUIET)
+    other = {**settings, "model": first, **change}
     with pytest.raises(ValueError, match=f"holds a run with other {named}: give"):
         finetune(**other, **QUIET)
     assert known_scale(other["model"]) is None
@@ -137,6 +139,6 @@ def test_a_signal_while_it_looks_for_one_is_not_lost(tmp_path, monkeypatch):
 
 def test_a_picture_of_another_version_is_refused(tmp_path, monkeypatch):
     train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
-    monkeypatch.setattr("dbn.keeper._VERSION", 3)
+    monkeypatch.setattr("dbn.keeper._VERSION", 4)
     with pytest.raises(ValueError, match="holds a run with other pictures"):
         train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)

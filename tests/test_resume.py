@@ -1,5 +1,6 @@
 """A run that is broken off anywhere and called again ends in the same bits as one that is not."""
 
+import copy
 import os
 import signal
 
@@ -252,8 +253,9 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     def sgd(groups, lr):
         return torch.optim.SGD(groups, lr=lr, momentum=np.float64(0.9))
 
+    first = nn.Sequential(nn.Linear(6, 2))
     for _ in range(2):
-        model = nn.Sequential(nn.Linear(6, 2))
+        model = copy.deepcopy(first)
         finetune(model, ROWS, LABELS, epochs=1, batch_size=np.int64(20), optimiser=sgd, checkpoint=tmp_path / "f")
 
 
@@ -264,14 +266,16 @@ def test_schedules_are_asked_about_no_epoch_outside_the_run(tmp_path):
 
 
 def test_machines_that_had_not_begun_go_on_from_where_they_were(tmp_path, breaking):
-    whole, seed = DBN([6, 5, 4], seed=0), iter(range(1, 9))
+    whole = DBN([6, 5, 4], seed=0)
     whole.pretrain(ROWS, epochs=2, **QUIET)
     stack = DBN([6, 5, 4], seed=0)
     breaking(1)
     with pytest.raises(Broken):
         stack.pretrain(ROWS, epochs=2, checkpoint=tmp_path, **OFTEN, **QUIET)
     breaking(0)
-    stack = DBN([6, 5, 4], seed=next(seed))
+    with pytest.raises(ValueError, match=r"other first weights: .* weights made from the same seed"):
+        DBN([6, 5, 4], seed=1).pretrain(ROWS, epochs=2, checkpoint=tmp_path, **OFTEN, **QUIET)
+    stack = DBN([6, 5, 4], seed=0)
     stack.pretrain(ROWS, epochs=2, checkpoint=tmp_path, **OFTEN, **QUIET)
     same(stack.state_dict(), whole.state_dict())
 

@@ -1,6 +1,6 @@
 """Rows that are read one by one or come in batches: data sets and loaders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Self
 
@@ -11,16 +11,22 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from dbn import distributed
 from dbn.batches.reader import Reader
 from dbn.batches.source import Batch, Place, Source, evenly
+from dbn.fingerprint import tensors_of_dataset
 
 
 class DatasetSource(Source):
     """Rows of a Dataset, stacked by a loader that is made for each pass."""
+
+    draws_globally = True
 
     def __init__(self, dataset: Dataset[Any], *, batch_size: int, reader: Reader) -> None:
         self.dataset, self.batch_size, self.reader = dataset, batch_size, reader
         self.streams = isinstance(dataset, IterableDataset)
         self.rows = length_of(dataset)
         self.width = next(self.in_order()).x.shape[1]
+
+    def contents(self) -> Iterable[Any]:
+        return tensors_of_dataset(self.dataset)
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         if self.streams or self.rows is None:
@@ -54,14 +60,17 @@ class DatasetSource(Source):
 class LoaderSource(Source):
     """The batches of a DataLoader, in the order in which it makes them."""
 
+    draws_globally = True
+
     def __init__(self, loader: DataLoader[Any], *, reader: Reader) -> None:
         if isinstance(loader.sampler, DistributedSampler):
             raise ValueError(
                 f"{reader.name} has a DistributedSampler: give the same loader on every process without it, since the "
                 "batches are split among them here"
             )
-        self.loader, self.reader, self.batch_size = loader, reader, loader.batch_size or 1
-        self.generator = loader.generator
+        self.loader, self.reader = loader, reader
+        self.batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+        self.generators = _generators_of(loader)
         self.rows = length_of(loader.dataset)
         self.width = next(self.in_order()).x.shape[1]
 
@@ -72,8 +81,11 @@ class LoaderSource(Source):
     def with_batch_size(self, batch_size: int) -> Self:
         return self  # the loader has made its batches
 
+    def contents(self) -> Iterable[Any]:
+        return tensors_of_dataset(self.loader.dataset)
+
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
-        if distributed.world_size() == 1 or self.generator is not None:
+        if distributed.world_size() == 1 or self.generators:
             return _portions(self.in_order(), skip)
         # Its order is drawn from torch's global generator, whose state is each process's own.
         device = "cpu" if generator is None else generator.device
@@ -89,6 +101,18 @@ class LoaderSource(Source):
 
     def subset(self, count: int) -> Tensor:
         return _first(self.in_order(), count)
+
+
+def _generators_of(loader: DataLoader[Any]) -> tuple[Generator, ...]:
+    """The generators that a loader, its samplers and its data set hold as attributes."""
+    samplers = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    found = [
+        value
+        for holder in (loader, *samplers, loader.dataset)
+        for value in getattr(holder, "__dict__", {}).values()
+        if isinstance(value, Generator)
+    ]
+    return tuple({id(generator): generator for generator in found}.values())
 
 
 def _portions(batches: Iterator[Batch], skip: int) -> Iterator[Batch]:

@@ -1,7 +1,7 @@
 """Rows that have places: in a tensor, or in a file mapped into memory."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ class TensorSource(Source):
         self.x, self.y = x.to(like.device), None if y is None else y.to(like.device)
         self.dtype, self.batch_size = like.dtype, batch_size
         self.rows, self.width = x.shape[:2]
+
+    def contents(self) -> Iterable[Any]:
+        return self.x, self.y
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
@@ -54,6 +57,9 @@ class MemmapSource(Source):
     def __init__(self, x: np.memmap[Any, Any], y: Tensor | None, *, batch_size: int, reader: Reader) -> None:
         self.x, self.y, self.batch_size, self.reader, self.read = x, y, batch_size, reader, 0
         self.rows, self.width = len(x), reader.batch(np.array(x[:1])).x.shape[1]
+
+    def contents(self) -> Iterable[Any]:
+        return self.x, self.y
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         device = self.reader.like.device if generator is None else generator.device

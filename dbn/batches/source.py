@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
@@ -41,8 +41,14 @@ class Source(ABC):
     batch_size: int
     #: Whether every pass sees the same rows, so that what is computed from them may be kept.
     fixed: bool = False
-    #: What a loader draws its own order from, where it was given that.
-    generator: Generator | None = None
+    #: What a loader and its samplers draw from, where they were given generators.
+    generators: tuple[Generator, ...] = ()
+    #: Whether reading rows may draw from torch's global generator, as loaders and the user's data sets do.
+    draws_globally: bool = False
+
+    def contents(self) -> Iterable[Any]:
+        """Tensors, arrays and names by which a checkpoint knows the rows again."""
+        return ()
 
     @property
     def steps(self) -> int | None:
@@ -88,8 +94,12 @@ class MappedSource(Source):
         fixed: bool = False,
     ) -> None:
         self.source, self.function, self.width, self.rows = source, function, width, source.rows
-        self.batch_size, self.generator, self.fixed = source.batch_size, source.generator, fixed
+        self.batch_size, self.fixed = source.batch_size, fixed
+        self.generators, self.draws_globally = source.generators, source.draws_globally
         self.watch = watch or function  # what a subset goes through, where watching must not draw what training draws
+
+    def contents(self) -> Iterable[Any]:
+        return self.source.contents()
 
     @property
     def steps(self) -> int | None:

@@ -1,6 +1,7 @@
 """Rows of a tensor that are too many for the device: they stay where they are, and batches are sent one by one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -31,6 +32,9 @@ class StreamedSource(Source):
     def __init__(self, x: Tensor, y: Tensor | None, *, batch_size: int, like: Tensor) -> None:
         self.x, self.y, self.like, self.batch_size = x, y, like, batch_size
         self.rows, self.width = x.shape[:2]
+
+    def contents(self) -> Iterable[Any]:
+        return self.x, self.y
 
     def batches(self, generator: Generator | None, place: Place | None = None, skip: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.x), generator=generator, device=self.like.device).to(self.x.device)

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, Self
@@ -22,8 +22,9 @@ from dbn.arguments import (
     finite_number,
     whole_number,
 )
-from dbn.course import Course, Part, Whole, described, finite, name_of, plain, plain_of
-from dbn.distributed import Shard
+from dbn.course import Course, Part, Whole, described, finite, name_of, plain, plain_of, randomness_of
+from dbn.distributed import Draws, Shard
+from dbn.finetuning.dropout import draws_globally, own_dropout
 from dbn.finetuning.evaluation import (
     ROWS_AT_ONCE,
     Loss,
@@ -37,6 +38,7 @@ from dbn.finetuning.evaluation import (
     with_own_parameters,
 )
 from dbn.finetuning.steps import Optimiser, Steps, optimiser_factory, replayable
+from dbn.fingerprint import fingerprint_of_parameters
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
 from dbn.memory import named_where_short
@@ -143,7 +145,7 @@ def finetune(
     groups = _parameter_groups(model, decay, parted=head_learning_rate is not None)
     target = _device_of(model) if device is None else choose_device(device)
     generator = as_generator(generator, seed, target)
-    draws = distributed.draws(generator, target)
+    draws = _with_dropout_apart(distributed.draws(generator, target))
     build = optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
@@ -166,29 +168,32 @@ def finetune(
             "epochs": epochs,
             "learning_rate": plain(rates[0], epochs),
             "head_learning_rate": plain(rates[1], epochs),
-            "validation": validation is not None,
             "on_divergence": on_divergence,
             "weight_decay": decay,
             "max_norm": bound,
             "patience": limit,
             "loss": name_of(loss),
-            **described(source, generator),
+            **described(source, held_back, generator),
         }
+
+    def weights() -> str:
+        return fingerprint_of_parameters(model.state_dict())
 
     together = distributed.parallel(model, source.rows, source.batch_size)
     with (
-        Keeper(checkpoint, "finetune", plan, checkpoint_seconds) as keeper,
+        Keeper(checkpoint, "finetune", plan, checkpoint_seconds, weights) as keeper,
         best,
-        _own_randomness(draws.order),
+        own_dropout(model, draws.own),
         together as network,
     ):
         remember_scale(model, scale)
         fault = partial(_fault, model, tally)
-        course = Course(parts, fault, draws, source, keeper, description, on_divergence)
+        randomness = randomness_of(draws, source, held_back, globally=draws_globally(model))
+        course = Course(parts, fault, randomness, source, keeper, description, on_divergence, randomness.state())
         if keeper.found is not None:
             course.take_up(keeper.found)
         recorded = partial(replayable, model, optimizer, loss, source)
-        step = Steps(network, optimizer, rates, loss, bound, source, recorded=recorded)
+        step = Steps(network, optimizer, rates, loss, bound, source, generator=draws.own, recorded=recorded)
         named = named_where_short(batch_size=batch_size)
         with course.bar(epochs, progress) as bar, named, closing(step):
             while course.epoch < epochs and best.waited < limit and not course.done:
@@ -204,7 +209,8 @@ def finetune(
                 record = {"epoch": course.epoch + 1.0, "loss": tally.mean(), "seconds": course.seconds}
                 distributed.take_from_main(model.buffers())
                 if held_back is not None and not course.fault():
-                    judged = judge(model, held_back, loss)
+                    with course.saved_on_error():
+                        judged = judge(model, held_back, loss)
                     record |= {"validation_error": judged.error, "validation_loss": judged.loss}
                 record = distributed.numbers_of_main(record)
                 if not course.fault() and course.recorded(record):
@@ -329,17 +335,9 @@ def _device_of(model: nn.Module) -> torch.device:
     return like_of(model).device
 
 
-def _own_randomness(generator: Generator | None) -> AbstractContextManager[None]:
-    """Dropout draws from torch's global generator: lend it a seed of ours, and give it back as it was."""
-    if generator is None:
-        return nullcontext()
-    return _lent_seed(generator)
-
-
-@contextmanager
-def _lent_seed(generator: Generator) -> Iterator[None]:
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    devices = [generator.device] if generator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(distributed.own_seed(seed))
-        yield
+def _with_dropout_apart(draws: Draws) -> Draws:
+    """The same order of rows, with a generator for dropout alone, which draws other numbers on each process."""
+    if draws.order is None:
+        return draws
+    seed = int(torch.randint(2**62, (), generator=draws.order, device=draws.order.device))
+    return Draws(draws.order, Generator(draws.order.device).manual_seed(distributed.own_seed(seed)))

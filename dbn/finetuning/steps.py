@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dbn import distributed
@@ -59,6 +59,7 @@ class Steps:
         loss: of outputs and labels; None for the usual one.
         largest: Euclidean norm that what leads into a unit is bound to, or None.
         source: where the rows come from.
+        generator: draws dropout, also in replays; None for torch's global one.
         recorded: tells whether steps can be recorded, as `replayable` does, at the start and after every callback.
     """
 
@@ -71,6 +72,7 @@ class Steps:
         largest: float | None,
         source: Source,
         *,
+        generator: Generator | None,
         recorded: Callable[[], bool],
     ) -> None:
         self.network, self.optimizer, self.rates, self.loss, self.largest = network, optimizer, rates, loss, largest
@@ -82,7 +84,7 @@ class Steps:
         device = self.parameters[0].device
         self.settings = self._settings()
         self.learning_rates = torch.zeros(len(rates), dtype=torch.float32, device=device).unbind()  # as Adam reads them
-        self.replay = None if self.rows is None else Replay(self._full, self._state, None, device)
+        self.replay = None if self.rows is None else Replay(self._full, self._state, generator, device)
         self.held: tuple[Tensor, Tensor, Tensor] | None = None
         self.slopes: list[Tensor | None] = []  # gradients as the recording made them, which replays write to
 

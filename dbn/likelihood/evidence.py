@@ -1,6 +1,7 @@
 """How probable data are: exactly up to log Z, one unit given the others, or bounded from below in a stack."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,9 +64,8 @@ def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | 
     return -free_energy - log_z
 
 
-def score_by_ais(
-    held_back: Tensor, *, chains: int = 100, temperatures: int = 1000, seed: int = 0
-) -> Callable[[RBM], float]:
+@dataclass(frozen=True, eq=False)
+class score_by_ais:
     """A function of a machine that estimates its mean log-likelihood of rows held back, for `EarlyStopping`.
 
     Args:
@@ -80,19 +80,26 @@ def score_by_ais(
     Too high on average, as AIS is; look at the weights it chose with `bracket`.
     """
 
-    whole_number(chains, "chains")
-    ladder(temperatures)
-    whole_number(seed, "seed", at_least=0)
-    rows = flattened(as_tensor(held_back, "held_back"), "held_back")
-    if not rows.numel():
-        raise ValueError("held_back is empty: give at least one row")
-    check_finite(rows, "held_back")
+    held_back: Tensor
+    _: KW_ONLY
+    chains: int = 100
+    temperatures: int = 1000
+    seed: int = 0
 
-    def score(rbm: RBM) -> float:
-        log_z = ais(rbm, chains=chains, temperatures=temperatures, progress=False, seed=seed)
-        return float(log_likelihood(rbm, rows, log_z).mean())
+    def __post_init__(self) -> None:
+        whole_number(self.chains, "chains")
+        ladder(self.temperatures)
+        whole_number(self.seed, "seed", at_least=0)
+        rows = flattened(as_tensor(self.held_back, "held_back"), "held_back")
+        if not rows.numel():
+            raise ValueError("held_back is empty: give at least one row")
+        check_finite(rows, "held_back")
+        object.__setattr__(self, "held_back", rows)
 
-    return score
+    def __call__(self, rbm: RBM) -> float:
+        """The mean log-likelihood of the rows, in nats."""
+        log_z = ais(rbm, chains=self.chains, temperatures=self.temperatures, progress=False, seed=self.seed)
+        return float(log_likelihood(rbm, self.held_back, log_z).mean())
 
 
 @torch.no_grad()

@@ -21,12 +21,13 @@ from dbn.arguments import (
     whole_number,
 )
 from dbn.batches import Source
-from dbn.course import Course, Part, Whole, described, plain
+from dbn.course import Course, Part, Whole, described, plain, randomness_of
 from dbn.distributed import Draws
 from dbn.estimators import CD, Estimator
+from dbn.fingerprint import fingerprint_of_parameters
 from dbn.gradient import Offsets, check_learnable
 from dbn.history import History, Record
-from dbn.keeper import Keeper, Picture, global_state_kept
+from dbn.keeper import Keeper, Picture
 from dbn.memory import named_where_short
 from dbn.rbm import RBM, check_machine
 from dbn.schedules import Schedule, as_schedule, switch
@@ -179,11 +180,13 @@ def train(
         held_back = presented(rbm, open_rows(rbm, validation, monitor_rows, "validation"), binarise, draws.own)
 
     def plan() -> Picture:
-        seen = {**described(source, generator), "validation": validation is not None}
-        return {"machine": kind_of(rbm), **seen, **recipe.described()}
+        return {"machine": kind_of(rbm), **described(source, held_back, generator), **recipe.described()}
+
+    def weights() -> str:
+        return fingerprint_of_parameters(rbm.state_dict())
 
     named = named_where_short(batch_size=batch_size, estimator=recipe.estimator or CD(1))
-    with Keeper(checkpoint, "train", plan, checkpoint_seconds) as keeper, global_state_kept(draws.order), named:
+    with Keeper(checkpoint, "train", plan, checkpoint_seconds, weights) as keeper, named:
         return run(rbm, source, recipe, draws, held_back, callback, progress, description, keeper, keeper.found)
 
 
@@ -250,6 +253,10 @@ def run(
     rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
     momentum = as_schedule(recipe.momentum, "momentum")
     estimator = CD(1) if recipe.estimator is None else recipe.estimator
+    randomness = randomness_of(draws, source, validation)
+    if found is not None:  # what is set up here, and the rows that are watched, are those of the run's beginning
+        randomness.put(found["start"])
+    start = randomness.state()
     monitor = Monitor(rbm, source, validation, recipe.monitor_rows)
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
@@ -258,8 +265,14 @@ def run(
     centre = _centre(rbm, source, recipe.centring)
     learner = Learner(rbm, estimator, draws.own, centre, recipe, apart=replayable(rbm, estimator))
     average, best = Average(rbm), Best(rbm, recipe.stopping)
-    parts: dict[str, Part] = {"rbm": Whole(rbm), "learner": learner, "average": average, "best": best}
-    course = Course(parts, monitor.fault, draws, source, keeper, description, recipe.on_divergence)
+    parts: dict[str, Part] = {
+        "rbm": Whole(rbm),
+        "learner": learner,
+        "average": average,
+        "best": best,
+        "monitor": monitor,
+    }
+    course = Course(parts, monitor.fault, randomness, source, keeper, description, recipe.on_divergence, start)
     if found is not None:
         course.take_up(found)
     if course.done:

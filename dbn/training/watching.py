@@ -50,6 +50,14 @@ class Monitor:
             values["free_energy_gap"] = gap
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
+    def state(self) -> float:
+        """The free energy at the start, beside which a later one may be runaway."""
+        return self.first
+
+    def put(self, state: float) -> None:
+        """Put back what `state` returned."""
+        self.first = state
+
     @torch.no_grad()
     def fault(self) -> str:
         """In words, how the machine has left all reason, or nothing; an error where processes have other machines."""
