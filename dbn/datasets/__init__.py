@@ -96,8 +96,11 @@ def load(
 
     Args:
         name_or_file: one of `NAMES`; or the path of a `.npz` file with arrays x (n, ...), y (n,) and, if there are,
-            x_test, y_test; or of a `.csv` file with a header row and numeric columns. Labels, numbers or strings,
-            become 0..K-1 in sorted order; -1, NaN or empty marks an unlabelled row. Images are flattened.
+            x_test, y_test; or of a `.csv` file of numeric columns under a line of their names. Labels, numbers or
+            strings, become 0..K-1 in sorted order; -1, NaN or empty marks an unlabelled row, and one number in two
+            spellings, such as "01" and "1", is refused. Names of columns may be the numbers 0, 1, 2, … that pandas
+            writes, of at least three columns; other numbers are taken for a row of data without a header and refused,
+            unless the label column is found among them by a word. Images are flattened.
         root: the folder of downloaded sets, by default that of `data_folder`; files already there need no network.
         labels: keep this many training labels, as equal over the classes as can be, and set the others to -1, so that
             all rows remain for pretraining; subsets of one seed are nested. None, or as many as there are, keeps all.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dbn.datasets.labels import class_numbers
 from dbn.datasets.table import Array, Table
 
 
@@ -40,7 +41,7 @@ def _table(arrays: dict[str, Array]) -> Table:
             raise ValueError(f"the labels of {name} must be one a row, ({len(xs[-1])},); found {ys[-1].shape}")
         if xs[-1].shape[1] != xs[0].shape[1]:
             raise ValueError(f"x_test has {xs[-1].shape[1]} columns and x {xs[0].shape[1]}: give both the same")
-    y, class_names = _class_numbers(ys)
+    y, class_names = class_numbers(ys)
     shape, before_test = arrays["x"].shape[1:], len(xs[0]) if "x_test" in arrays else None
     return Table(np.concatenate(xs), y, before_test, class_names, shape if len(shape) > 1 else None)
 
@@ -54,32 +55,6 @@ def _features(name: str, x: Array) -> Array:
         place, value = np.argwhere(~good)[0].tolist(), flat[~good][0]
         raise ValueError(f"{name} must be finite in float32, found {value} at {place}: remove or fill in such values")
     return flat
-
-
-def _class_numbers(found: list[Array]) -> tuple[Array, tuple[str, ...]]:
-    """Labels as 0..K-1 in sorted order, -1 where there is none, and what each was called."""
-    text = any(y.dtype.kind in "US" for y in found)
-    values, missing = _label_values(np.concatenate([y.astype(str) if text else y for y in found]))
-    kept = np.unique(values[~missing])
-    names = tuple(str(label) for label in kept)
-    if missing.any() and names == ("1",):
-        raise ValueError("found the labels -1 and 1, but -1 marks an unlabelled row: write the classes as 0 and 1")
-    return np.where(missing, -1, np.searchsorted(kept, values)).astype(np.int64), names
-
-
-def _label_values(y: Array) -> tuple[Array, Array]:
-    """Labels as integers if every one is a number, else as strings; and which are missing."""
-    if y.dtype.kind == "U":
-        y = np.char.strip(y)
-        missing = np.isin(y, ["", "-1", "nan", "NaN"])
-        try:
-            y = np.where(missing, "-1", y).astype(np.float64)
-        except ValueError:
-            return y, missing
-    y = np.where(np.isnan(y), -1.0, y) if y.dtype.kind == "f" else y
-    if y.dtype.kind not in "biuf" or (y.dtype.kind == "f" and not ((y == np.floor(y)) & (np.abs(y) < 2**53)).all()):
-        raise ValueError(f"labels must be whole numbers or strings, found {y.dtype} such as {y[:3].tolist()}")
-    return y.astype(np.int64), y == -1
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
@@ -97,10 +72,12 @@ def _read_csv(path: Path, label_column: str | None, progress: bool) -> dict[str,
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream)
         header = [name.strip() for name in next(reader, [])]
+        _check_names(header, label_column)
         if len(set(header)) < len(header) or "" in header:  # an unnamed column is mostly an index, not a feature
             raise ValueError(f"every column needs a name of its own, found {header[:8]}: name it, or leave it out")
         if label_column is not None and label_column not in header:
-            raise ValueError(f"no column {label_column!r}, found {header[:8]}: pass the label_column there is, or None")
+            advice = "pass the label_column there is, or None; the first line must hold the names of the columns"
+            raise ValueError(f"no column {label_column!r}, found {header[:8]}: {advice}")
         label = None if label_column is None else header.index(label_column)
         lines = tqdm(reader, desc=path.name, unit=" rows", delay=2, leave=False, disable=not progress)
         for cells in filter(None, lines):  # blank lines have no cells
@@ -114,3 +91,26 @@ def _read_csv(path: Path, label_column: str | None, progress: bool) -> dict[str,
     if not rows:
         raise ValueError("too few rows: found none under the header")
     return {"x": np.stack(rows)} | ({} if label is None else {"y": np.array(labels)})
+
+
+def _check_names(header: list[str], label_column: str | None) -> None:
+    """Raise a ValueError where the first line looks like a row of data, which would be lost as column names.
+
+    A word that was found as `label_column` makes it a header, and so do the numbers 0, 1, 2, … that pandas writes for
+    columns without names.
+    """
+    named = label_column in header and not _is_number(str(label_column))
+    counted = len(header) > 2 and header == [str(place) for place in range(len(header))]
+    if header and not named and not counted and all(map(_is_number, header)):
+        raise ValueError(
+            f"the first line holds numbers, {header[:8]}, where the names of the columns are expected: write a line of "
+            "names above it"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
