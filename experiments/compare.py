@@ -23,7 +23,7 @@ from experiments.command_line import check_several, option, parse
 from experiments.pretrain import image_shape
 from experiments.records import as_dict, claim, environment, kept, launch, write_json
 from experiments.signals import layer_names, seeded_rows, spreads
-from experiments.starts import STARTS, one_test_set, pretrained
+from experiments.starts import STARTS, pretrained
 from experiments.study import check_labels, loaded
 from experiments.tables import conclusion, labelled, table
 from experiments.together import Together, alike
@@ -253,8 +253,7 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
 
 
 def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
-    shared = one_test_set([loaded(config.data, config.root, None, seed) for seed in range(config.seeds)])
-    found = text(config, arms, one_test_set=shared)
+    found = text(config, arms, one_test_set=loaded(config.data, config.root, None, 0).fixed_test)
     (out / "table.md").write_text(found + "\n")
     print(f"\n{found}\n")
     draw(config, arms, stacks, out)

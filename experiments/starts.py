@@ -1,13 +1,12 @@
 """The starts that are compared, by name, and the data that both ways to them need."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, Spin, Unit, initialise
@@ -99,12 +98,6 @@ def visible_units(split: DataSplit) -> Unit:
     x = split.train.x
     in_unit_interval = bool((x >= 0).all() and (x <= 1).all())
     return Bernoulli(x.shape[1]) if in_unit_interval else Gaussian(x.shape[1])
-
-
-def one_test_set(splits: Sequence[DataSplit]) -> bool:
-    """Whether all seeds are judged on the same rows, as where a data set has its own test rows."""
-    first, *others = (split.test.x for split in splits)
-    return all(torch.equal(first, other) for other in others)
 
 
 def pretrained(

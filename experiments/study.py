@@ -10,7 +10,7 @@ from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
 from experiments.command_line import check_several, option
 from experiments.records import claim
-from experiments.starts import KNOWN, one_test_set
+from experiments.starts import KNOWN
 from experiments.tuning import setting_of
 
 
@@ -83,8 +83,8 @@ def loaded(data: str, root: str | None, labels: int | None, seed: int) -> DataSp
 
 
 def shares_test_rows(study: Study) -> bool:
-    """Whether all seeds are judged on the same rows."""
-    return one_test_set([split_of(study, None, seed) for seed in range(study.seeds)])
+    """Whether all seeds are judged on the same rows, as where a data set has its own test rows."""
+    return split_of(study, None, 0).fixed_test
 
 
 def begin(study: Study, out: Path, labels: Sequence[int | None], free: Sequence[str] = FREE) -> None:

@@ -88,3 +88,14 @@ def test_names_of_columns_may_be_numbers_where_they_cannot_be_a_row(
     split = load(text(tmp_path, header + "\n" + rows_of_text), label_column=label_column)
     assert sum(len(part.x) for part in split) == 20
     assert split.train.x.shape[1] == columns - (label_column is not None)
+
+
+def test_a_split_says_whether_the_test_rows_are_the_sources_own(tmp_path: Path) -> None:
+    x, y = vectors(30), np.arange(30) % 2
+    assert load("mnist-sample").fixed_test
+    assert not load(save(tmp_path, x=x, y=y)).fixed_test
+    splits = [load(save(tmp_path, x=x[:20], y=y[:20], x_test=x[20:], y_test=y[20:]), seed=seed) for seed in range(3)]
+    assert all(split.fixed_test for split in splits)
+    for split in splits:
+        torch.testing.assert_close(split.test.x * split.scale + split.offset, torch.from_numpy(x[20:]).float())
+    assert not torch.equal(splits[0].test.x, splits[1].test.x), "standardised by other training rows"

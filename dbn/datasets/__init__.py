@@ -48,7 +48,8 @@ class DataSplit:
 
     classes: their number. shape: of one image, such as (28, 28), or None for plain vectors. class_names: what label k
     was called in the source. offset, scale: (features,), in the units of the source (grey levels 0..255 for the named
-    images); new rows must enter a trained model as (row − offset) / scale.
+    images); new rows must enter a trained model as (row − offset) / scale. fixed_test: whether the test part is the
+    source's own, the same rows for every seed, rather than drawn.
 
     Example:
         >>> split = load("mnist-sample")
@@ -64,6 +65,7 @@ class DataSplit:
     class_names: tuple[str, ...]
     offset: Tensor
     scale: Tensor
+    fixed_test: bool
 
     def __iter__(self) -> Iterator[Samples]:
         return iter((self.train, self.validation, self.test))
@@ -139,8 +141,9 @@ def load(
     offset, scale = _scaling(table.x, train, (standardise or None) if name_or_file in NAMES else standardise)
     shown = ((train, kept), (held_out, table.y), (test, table.y))
     a, b, c = (Samples(_scaled(table.x[rows], offset, scale), torch.from_numpy(y[rows])) for rows, y in shown)
-    units = torch.from_numpy(np.stack([offset, scale])).float()
-    return DataSplit(a, b, c, len(table.class_names), table.shape, table.class_names, *units)
+    offsets, scales = torch.from_numpy(np.stack([offset, scale])).float()
+    fixed, names = table.before_test is not None, table.class_names
+    return DataSplit(a, b, c, len(names), table.shape, names, offsets, scales, fixed)
 
 
 def data_folder(root: File | None = None) -> Path:

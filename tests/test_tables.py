@@ -1,0 +1,21 @@
+"""What the table of a comparison says of its seeds, its test rows and its epochs."""
+
+import numpy as np
+import pytest
+
+from experiments import compare, labels
+from experiments.study import shares_test_rows
+
+pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
+
+
+def test_test_rows_that_a_file_brings_are_shared_by_all_seeds_however_they_are_scaled(tmp_path):
+    x = 3 * np.random.default_rng(0).normal(size=(120, 4)) + 10
+    y = (x[:, 0] > 10).astype(int)
+    np.savez(tmp_path / "own.npz", x=x[:80], y=y[:80], x_test=x[80:], y_test=y[80:])
+    starts = ["--starts", "xavier", "dbn", "--labels", "40", "--hidden", "6"]
+    compare.main(["tiny", "--data", str(tmp_path / "own.npz"), "--out", str(tmp_path / "out"), *starts])
+    assert "which all share one test set" in (tmp_path / "out" / "table.md").read_text()
+    assert shares_test_rows(labels.Config(data=str(tmp_path / "own.npz"), seeds=3))
+    np.savez(tmp_path / "drawn.npz", x=x, y=y)
+    assert not shares_test_rows(labels.Config(data=str(tmp_path / "drawn.npz"), seeds=3))
