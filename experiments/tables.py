@@ -25,7 +25,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
     baseline = best_baseline(arms, labels)
     if target_error is None and baseline is not None:
         target_error = max(baseline["validation_error"])
-    target = "epochs" if target_error is None else f"epochs to {target_error:.1f} %"
+    target = "epochs" if target_error is None else f"epochs to {target_error:.4g} %"
     head = ["start", "activation", "rate body/head", "test error %", "− best baseline (95 %)", target, "seconds"]
     rows = [
         [
@@ -107,7 +107,10 @@ def _difference(arm: Arm, baseline: Arm | None) -> str:
 
 
 def _epochs_to(curves: Sequence[Sequence[float]], target: float | None) -> str:
-    """Median over seeds of the first epoch at or below the target, where a seed that never is counts as the last."""
+    """Median over seeds of the first epoch at or below the target; a seed that never gets there counts as the last.
+
+    Of an even number of seeds it is the higher of the two in the middle.
+    """
     if target is None:
         return ""
     firsts = [next((place + 1 for place, error in enumerate(curve) if error <= target), math.inf) for curve in curves]
