@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from dbn.arguments import as_generator, as_rows, check_finite, choice, finite_number, whole_number
 from dbn.rbm import RBM
-from dbn.scaling import Scale, remember_scale
+from dbn.scaling import remember_scale, scale_of_units
 
 Transfer = Literal["exact", "relu_rescaled", "relu_copied"]
 
@@ -77,7 +77,7 @@ def classifier(
     for modules in body:
         network.extend([*(m for m in modules if not isinstance(m, nn.Identity)), *_dropout(dropout, "dropout")])
     network.append(head)
-    remember_scale(network, Scale(*layers[0].visible.support))
+    remember_scale(network, scale_of_units(layers[0].visible.support))
     return network
 
 
@@ -101,7 +101,7 @@ def autoencoder(layers: Sequence[RBM]) -> nn.Sequential:
     for rbm in reversed(layers):
         modules += [_linear(rbm.weight, rbm.visible_bias), rbm.visible.activation()]
     network = nn.Sequential(*(module for module in modules if not isinstance(module, nn.Identity)))
-    remember_scale(network, Scale(*layers[0].visible.support))
+    remember_scale(network, scale_of_units(layers[0].visible.support))
     return network.to(layers[0].weight.device)
 
 

@@ -1,85 +1,97 @@
-"""The scale of inputs that a network knows, so that data scaled otherwise are refused instead of misjudged."""
+"""The range of inputs that a network knows, so that pixels in 0..255 are refused where it takes 0..1."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 _ATTRIBUTE = "dbn_input_scale"
-_ROWS_TO_JUDGE = 100
-_SHRUNK = 50
-_OUTLIERS = 0.01
-_MOST_OUTLIERS = 0.1
+_FACTOR = 5  # times the largest magnitude of the range, up to which entries may be honest outliers
+_FEWEST_ENTRIES = 100  # of training rows, to tell their range from
+_KEEP_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
 
 
 class Scale(NamedTuple):
-    """Least and greatest value of the inputs, the mean of their absolute values, and of how many rows (0 for none)."""
+    """The range of a network's inputs: that of its visible units, or one that all of its training rows lay in."""
 
     low: float
     high: float
-    magnitude: float = 0.0
-    rows: int = 0
+    of_units: bool = False
 
 
-def scale_of(rows: Tensor) -> Scale:
-    """The scale of rows (n, …)."""
+def scale_of_units(support: tuple[float, float]) -> Scale | None:
+    """The range of visible units; None where it has no end."""
+    return Scale(*support, of_units=True) if all(map(math.isfinite, support)) else None
+
+
+def scale_of_training(known: Scale | None, rows: Tensor) -> Scale | None:
+    """The range after training on rows (n, …): that of the units, or 0..1 or −1..1 if all rows lie there, else None."""
+    if known is not None and known.of_units:
+        return known
     low, high = (float(bound) for bound in torch.aminmax(rows))
-    real = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-    return Scale(low, high, float(torch.linalg.vector_norm(real, ord=1)) / max(rows.numel(), 1), len(rows))
+    if rows.numel() < _FEWEST_ENTRIES or low == high or low < -1 or high > 1:
+        return None
+    return Scale(0.0 if low >= 0 else -1.0, 1.0)
 
 
-def widened(known: Scale | None, scale: Scale) -> Scale:
-    """The scale of both, with the magnitude of the rows seen last."""
-    if known is None:
-        return scale
-    magnitude = scale.magnitude or known.magnitude
-    return Scale(min(scale.low, known.low), max(scale.high, known.high), magnitude, known.rows + scale.rows)
-
-
-def remember_scale(model: nn.Module, scale: Scale) -> None:
-    """Let the model know the scale of its inputs; an infinite bound teaches nothing."""
-    if scale.low > -float("inf") and scale.high < float("inf"):
-        setattr(model, _ATTRIBUTE, scale)
+def remember_scale(model: nn.Module, scale: Scale | None) -> None:
+    """Let the model know the range of its inputs, or that there is none."""
+    setattr(model, _ATTRIBUTE, scale)
 
 
 def known_scale(model: nn.Module) -> Scale | None:
-    """The scale of the inputs that the model, or a part of it, was built for or trained on, where it is known."""
-    return cast(Scale | None, next((vars(m)[_ATTRIBUTE] for m in model.modules() if _ATTRIBUTE in vars(m)), None))
+    """The range of the inputs that the model was built for or trained on, where it is known."""
+    for module in _that_see_the_input(model):
+        if _ATTRIBUTE in vars(module):
+            return cast(Scale | None, vars(module)[_ATTRIBUTE])
+    return None
 
 
 def forget_scale(model: nn.Module) -> None:
-    """Let the model take inputs of any scale again."""
+    """Let the model take inputs of any range again."""
     for module in model.modules():
         vars(module).pop(_ATTRIBUTE, None)
 
 
 def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
-    """A function of rows and their name that raises a ValueError where they are scaled unlike what is known.
+    """A function of rows and their name that raises a ValueError where one is unmistakably out of the known range.
 
-    One row in a hundred may leave the known range by more than its width; where few rows were seen in training, whose
-    range says little of the tails, two over their number may, up to one in ten. Pixels in 0..255 leave 0..1 by 254
-    widths, in nearly all rows. A hundred rows or more whose magnitude is under a fiftieth of that of training are
-    refused too.
+    Each row is judged by itself, by its entries other than 0: where the range is that of the units, by whether their
+    mean magnitude is above five times the largest of the range; where it is that of training rows, by whether most of
+    them are. So one outlier, or a black image, is no reason.
     """
 
     def check(rows: Tensor, name: str) -> None:
-        if known is None:
+        if known is None or not rows.numel():
             return
-        found, width = scale_of(rows), known.high - known.low
-        low, high = known.low - width, known.high + width
-        shrunk = len(rows) >= _ROWS_TO_JUDGE and 0 < found.magnitude < known.magnitude / _SHRUNK
-        outside = found.low < low or found.high > high
-        allowed = max(_OUTLIERS, min(_MOST_OUTLIERS, 2 / known.rows)) if known.rows else _OUTLIERS
-        if shrunk or (outside and _share_outside(rows, low, high) > allowed):
+        low, high = (float(bound) for bound in torch.aminmax(rows))
+        limit = _FACTOR * max(abs(known.low), abs(known.high))
+        if max(-low, high) > limit and _any_row_beyond(rows, limit, by_mean=known.of_units):
             raise ValueError(
-                f"{name} lies in {found.low:g}..{found.high:g}, but the model was made for inputs in "
+                f"{name} lies in {low:g}..{high:g}, but the model was made for inputs in "
                 f"{known.low:g}..{known.high:g}: scale these as those of training (pixels in 0..255: divide by 255)"
             )
 
     return check
 
 
-def _share_outside(rows: Tensor, low: float, high: float) -> float:
+def _any_row_beyond(rows: Tensor, limit: float, *, by_mean: bool) -> bool:
     flat = rows.reshape(len(rows), -1)
-    return float(((flat.amin(1) < low) | (flat.amax(1) > high)).double().mean())
+    suspects = flat[(flat.amax(1) > limit) | (flat.amin(1) < -limit)].float().abs()
+    entries = (suspects != 0).sum(1)
+    beyond = suspects.sum(1) > limit * entries if by_mean else 2 * (suspects > limit).sum(1) > entries
+    return bool(beyond.any())
+
+
+def _that_see_the_input(model: nn.Module) -> Iterator[nn.Module]:
+    """The model, and the parts of it that are given its inputs as they are, as far as that is known."""
+    yield model
+    if isinstance(model, nn.Sequential):
+        first = next((part for part in model if not isinstance(part, _KEEP_VALUES)), None)
+    else:
+        wrapped = [part for name, part in model.named_children() if name in ("module", "_orig_mod")]
+        first = wrapped[0] if wrapped else None  # of nn.DataParallel and torch.compile
+    if first is not None:
+        yield from _that_see_the_input(first)

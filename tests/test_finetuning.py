@@ -260,64 +260,6 @@ def test_another_loss_is_the_one_that_is_used():
     assert evaluate(model, IMAGES, targets, loss=absolute).loss == pytest.approx(expected, rel=1e-5)
 
 
-def judgements(model, x):
-    return lambda: evaluate(model, x, LABELS), lambda: predict(model, x), lambda: finetune(
-        model, x, LABELS, epochs=1, **QUIET)  # fmt: skip
-
-
-@pytest.mark.parametrize("copied", [False, True])
-@pytest.mark.parametrize("kind", ["trained", "stack", "autoencoder"])
-def test_inputs_scaled_unlike_those_of_training_are_refused(kind, copied):
-    if kind == "trained":
-        model = plain()
-        finetune(model, IMAGES, LABELS, epochs=0, **QUIET)
-        assert known_scale(model)[:2] == (float(IMAGES.min()), float(IMAGES.max()))
-    else:
-        stack = DBN([64, 5], seed=0)
-        model = stack.to_mlp(3, seed=0) if kind == "stack" else stack.to_autoencoder()
-    model = copy.deepcopy(model) if copied else model
-    before = state(model)
-    for call in judgements(model, IMAGES * 255):
-        with pytest.raises(ValueError, match=r"x lies in .* but the model was made for inputs in "):
-            call()
-    assert same(before, state(model))
-    assert predict(model, IMAGES).shape == (120,)
-
-
-def test_a_network_of_large_inputs_refuses_small_ones():
-    model = plain()
-    finetune(model, IMAGES * 255, LABELS, epochs=1, learning_rate=1e-4, **QUIET)
-    for call in judgements(model, IMAGES):
-        with pytest.raises(ValueError, match=r"x lies in .* but the model was made for inputs in"):
-            call()
-    assert len(predict(model, IMAGES[:99])) == 99, "a few rows may be dark by chance"
-    assert evaluate(model, IMAGES * 255, LABELS).n == 120
-
-
-def test_heavy_tails_in_training_raise_no_alarm_on_ordinary_rows():
-    rows = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
-    rows[0, 0], rows[1, 1] = 2000.0, -2000.0
-    model = plain()
-    finetune(model, rows, torch.zeros(1000, dtype=torch.int64), epochs=0, **QUIET)
-    assert predict(model, rows[2:]).shape == (998,)
-
-
-def test_few_training_rows_raise_no_alarm_on_the_tails_of_others():
-    rows = torch.randn(120, 64, generator=torch.Generator().manual_seed(0))
-    rows[:3, 0] = 50.0
-    model = plain()
-    finetune(model, rows[3:23], LABELS[3:23], epochs=0, **QUIET)
-    assert len(predict(model, rows)) == 120
-    with pytest.raises(ValueError, match="x lies in"):
-        predict(model, 20 * rows)
-
-
-def test_validation_rows_are_held_to_the_range_too():
-    model = DBN([64, 5], seed=0).to_mlp(3, seed=0)
-    with pytest.raises(ValueError, match="validation lies in"):
-        finetune(model, IMAGES, LABELS, epochs=1, validation=(IMAGES * 255, LABELS), **QUIET)
-
-
 NOT_A_NUMBER = IMAGES.clone()
 NOT_A_NUMBER[3, 4] = math.nan
 BAD = {

@@ -159,5 +159,5 @@ def test_the_head_is_xavier_uniform_with_zero_biases_and_follows_the_seed():
 )
 def test_networks_know_the_range_of_their_inputs(visible, known):
     stack = stack_of(visible, 4)
-    expected = None if known is None else (*known, 0.0, 0)
+    expected = None if known is None else (*known, True)
     assert known_scale(stack.to_mlp(2)) == known_scale(stack.to_autoencoder()) == expected

@@ -37,15 +37,19 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
 
     Args:
         model: any network; its parameters and mode are left as they are.
-        x: inputs, as for `finetune`, scaled as those of training.
+        x: inputs, as for `finetune`, in the units of those of training.
         y: labels or targets; None where `x` brings them along.
         loss: as for `finetune`.
 
     Raises:
-        ValueError: where the inputs are scaled unlike those of training, or labels do not fit.
+        ValueError: where a row is unmistakably in other units than those of training, or labels do not fit.
 
-    The scale of training is an attribute of the module, which copies with it but is no part of its `state_dict`: a
-    network built anew from saved weights takes inputs of any scale.
+    Rows of pixels in 0..255 are refused by networks that take 0..1, each row by its entries other than 0: if the
+    network comes from a stack whose visible units are bounded, where their mean magnitude is above five times the
+    largest of these units; if all rows of training lay in −1..1, where most of them are above 5. Other networks, such
+    as those of standardised columns, take all rows, and `model(x)` always does. The range is an attribute of the
+    module, which copies with it but is no part of its `state_dict`: a network built anew from saved weights takes all
+    rows too.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2))
@@ -63,10 +67,10 @@ def predict(model: nn.Module, x: Any) -> Tensor:
 
     Args:
         model: a classifier; its parameters and mode are left as they are.
-        x: inputs as a tensor or an array, scaled as those of training.
+        x: inputs, as for `evaluate`.
 
     Raises:
-        ValueError: where the inputs are scaled unlike those of training.
+        ValueError: where a row is unmistakably in other units than those of training, as `evaluate` says.
 
     Example:
         >>> predict(nn.Sequential(nn.Identity()), torch.tensor([[0.1, 0.9], [0.8, 0.2]]))

@@ -42,7 +42,7 @@ from dbn.fingerprint import fingerprint_of_parameters
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
 from dbn.memory import named_where_short
-from dbn.scaling import known_scale, remember_scale, scale_of, widened
+from dbn.scaling import known_scale, remember_scale, scale_of_training
 from dbn.schedules import Schedule, as_schedule
 
 _ROWS_FOR_SCALE = 10_000
@@ -82,7 +82,8 @@ def finetune(
     Args:
         model: any network, trained in place and left in evaluation mode.
         x: inputs (n, …) as a tensor or an array, or a Dataset or DataLoader of (input, label). Inputs of networks that
-            begin with a linear layer are flattened. Each of several processes is given all of them.
+            begin with a linear layer are flattened. Each of several processes is given all of them. Pixels in 0..255
+            are refused by a network that takes 0..1, as `evaluate` says.
         y: class numbers (n,), or real targets (n, k); None where `x` brings them along.
         epochs: passes over the data.
         batch_size: rows an update, of all processes together.
@@ -151,7 +152,7 @@ def finetune(
     model.to(target)
     source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
     check_learns(model, source)
-    scale = widened(known_scale(model), scale_of(source.subset(_ROWS_FOR_SCALE)))
+    scale = scale_of_training(known_scale(model), source.subset(_ROWS_FOR_SCALE))
     held_back = (
         None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
     )
