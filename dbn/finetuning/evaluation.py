@@ -1,20 +1,18 @@
 """How a network does on labelled rows, and what it predicts."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parameter import UninitializedParameter
 
 from dbn.arguments import as_tensor, check_finite, check_instance
 from dbn.batches import Source, open_source
+from dbn.finetuning.task import Classes, Loss, Task, known_task, task_of
 from dbn.scaling import Scale, known_scale, scale_check
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 ROWS_AT_ONCE = 2000
 
@@ -22,8 +20,17 @@ ROWS_AT_ONCE = 2000
 class Evaluation(NamedTuple):
     """How a network does on n rows.
 
-    `error` and `accuracy` are fractions of rows, with error = 1 − accuracy. For real targets `error` is the mean
-    squared error and `accuracy` is not a number. `loss` is the mean loss a row.
+    `error` is what `finetune` watches on validation rows, and depends on what the network is for:
+
+    | labels | loss | `error` |
+    |---|---|---|
+    | class numbers (n,) or (n, 1) | cross-entropy, or any function | share of rows in the wrong class |
+    | probabilities of the classes (n, k) | cross-entropy | the same, of the most probable class |
+    | 0 and 1 (n, k), or (n,) for one output | binary cross-entropy | share of labels that are wrong (Hamming loss) |
+    | real targets (n, k), or (n,) for one output | none given | mean squared error, the same as `loss` |
+    | anything else | any function | the same as `loss` |
+
+    `accuracy` is 1 − error where the error is a share, and else not a number. `loss` is the mean loss a row.
     """
 
     error: float
@@ -39,7 +46,8 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
         model: any network; its parameters and mode are left as they are.
         x: inputs, as for `finetune`, in the units of those of training.
         y: labels or targets; None where `x` brings them along.
-        loss: as for `finetune`.
+        loss: as for `finetune`. Without it, labels of 0 and 1, probabilities of classes, and whole numbers as targets
+            are judged as those that the network was fine-tuned on; all others by their type, as `finetune` does.
 
     Raises:
         ValueError: where a row is unmistakably in other units than those of training, or labels do not fit.
@@ -58,19 +66,26 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
     """
     check_model(model)
     check_loss(loss)
-    return judge(model, open_labelled(model, x, y, ROWS_AT_ONCE, "x", known_scale(model)), loss)
+    return judge(
+        model, open_labelled(model, x, y, name="x", loss=loss, scale=known_scale(model), known=known_task(model))
+    )
 
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Any) -> Tensor:
-    """The most probable class of each row, (n, …) -> (n,).
+    """What a network predicts for each row, (n, …) -> (n,) or (n, k), in the shape of the targets of `finetune`.
+
+    That is the most probable class (n,); or 0 or 1 for each of several labels; or for other targets the outputs. A
+    network that was not fine-tuned is taken for a classifier; like the range of its inputs, what it is for is an
+    attribute that copies with it but is no part of its `state_dict`.
 
     Args:
-        model: a classifier; its parameters and mode are left as they are.
+        model: any network; its parameters and mode are left as they are.
         x: inputs, as for `evaluate`.
 
     Raises:
-        ValueError: where a row is unmistakably in other units than those of training, as `evaluate` says.
+        ValueError: where a row is unmistakably in other units than those of training, as `evaluate` says, or where a
+            network with one output was not fine-tuned, which may stand for a real number or for two classes.
 
     Example:
         >>> predict(nn.Sequential(nn.Identity()), torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
@@ -85,20 +100,54 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         name="x",
         flatten=_is_flat(model),
     )
-    _outputs_of(model, next(source.in_order()).x, "x")
+    outputs, task = _outputs_of(model, next(source.in_order()).x, "x").shape[1], known_task(model)
+    if task is None or task.outputs != outputs:
+        task = _classes(outputs)
     with _evaluating(model):
-        return torch.cat([torch.argmax(model(batch.x), 1) for batch in source.in_order()])
+        return torch.cat([task.predictions(model(batch.x)) for batch in source.in_order()])
 
 
-def open_labelled(model: nn.Module, x: Any, y: Any, batch_size: int, name: str, scale: Scale | None) -> Source:
-    """The data as a source whose first rows pass through the model and whose labels fit its outputs."""
-    like = like_of(model)
+def _classes(outputs: int) -> Classes:
+    """What a network that was not fine-tuned is taken for, or a ValueError where one output may be anything."""
+    if outputs == 1:
+        raise ValueError(
+            "model has 1 output, and does not know what for, as after `finetune`: use model(x) for real numbers, and "
+            "model(x) > 0 for two classes"
+        )
+    return Classes(outputs)
+
+
+class Labelled(NamedTuple):
+    """Labelled rows, what their labels are for, and the loss that is taken."""
+
+    source: Source
+    task: Task
+    loss: Loss
+    name: str
+
+
+def open_labelled(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    *,
+    name: str,
+    loss: Loss | None,
+    batch_size: int = ROWS_AT_ONCE,
+    scale: Scale | None = None,
+    task: Task | None = None,
+    known: Task | None = None,
+) -> Labelled:
+    """The data as a source whose first rows pass through the model and the loss, and whose labels fit the task.
+
+    Without `task` it is told from the labels, the loss and `known`, what the model was fine-tuned for.
+    """
     y = None if y is None else _labels(y)
     source = open_source(
         x,
         y,
         batch_size=batch_size,
-        like=like,
+        like=like_of(model),
         check=scale_check(scale),
         name=name,
         flatten=_is_flat(model),
@@ -106,8 +155,33 @@ def open_labelled(model: nn.Module, x: Any, y: Any, batch_size: int, name: str, 
     first = next(source.in_order())
     if first.y is None:
         raise ValueError(f"labels of {name} are missing: give y, or a Dataset or DataLoader of (input, label)")
-    check_labels(first.y if y is None else y, _outputs_of(model, first.x, name), name)
-    return source
+    outputs, labels = _outputs_of(model, first.x, name), first.y if y is None else y
+    if task is None:
+        task = task_of(labels, outputs.shape[1], loss, name, known)
+    task.check(labels, name)
+    data = Labelled(source, task, loss or task.usual_loss(), name)
+    if loss is not None:
+        _check_loss_on(model, first.x, first.y, data)
+    return data
+
+
+@torch.no_grad()
+def _check_loss_on(model: nn.Module, x: Tensor, y: Tensor, data: Labelled) -> None:
+    """Raise a ValueError where the loss cannot be taken of the first batch."""
+    with _evaluating(model):
+        outputs = model(x)
+    try:
+        targets = data.task.fitted(y, outputs)
+        value = data.loss(outputs, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a function of the user's may raise anything
+        raise ValueError(
+            f"loss cannot be taken of outputs {tuple(outputs.shape)} and labels of {data.name} of shape "
+            f"{tuple(y.shape)} and type {y.dtype}: {type(error).__name__}: {error}"
+        ) from error
+    if not math.isfinite(_one_number(value)) and y.is_floating_point():
+        check_finite(y.reshape(len(y), -1), f"labels of {data.name}")
 
 
 @torch.no_grad()
@@ -167,52 +241,36 @@ def _labels(y: Any) -> Tensor:
     return labels if labels.is_floating_point() else labels.long()
 
 
-def check_labels(y: Tensor, outputs: Tensor, name: str) -> None:
-    if y.is_floating_point():
-        check_finite(y[:, None], f"labels of {name}")
-        if y.shape[1:] != outputs.shape[1:]:
-            raise ValueError(
-                f"labels of {name} are real numbers of shape {tuple(y.shape)} for {outputs.shape[1]} outputs: give "
-                f"class numbers as integers, or targets of shape (n, {outputs.shape[1]})"
-            )
-        return
-    if y.dim() != 1:
-        raise ValueError(f"labels of {name} have shape {tuple(y.shape)}: give one class number a row, of shape (n,)")
-    low, high = (int(bound) for bound in torch.aminmax(y))
-    if low < 0 or high >= outputs.shape[1]:
-        raise ValueError(
-            f"labels of {name} lie in {low}..{high}, but the model has {outputs.shape[1]} outputs: class numbers are "
-            f"0..{outputs.shape[1] - 1}" + (", and −1 marks unlabelled rows to be left out" if low == -1 else "")
-        )
-
-
 @torch.no_grad()
-def judge(model: nn.Module, source: Source, loss: Loss | None) -> Evaluation:
-    wrong, summed, rows, real = 0.0, 0.0, 0, False
+def judge(model: nn.Module, data: Labelled) -> Evaluation:
+    """How a network does on labelled rows."""
+    wrong, judged, summed, rows = 0.0, 0, 0.0, 0
     with _evaluating(model):
-        for inputs, labels, _ in source.in_order():
+        for inputs, labels, _ in data.source.in_order():
             assert labels is not None
-            outputs, real = model(inputs), labels.is_floating_point()
-            summed += float(loss_of(outputs, labels, loss)) * len(inputs)
-            if real:
-                wrong += float((outputs - labels).square().mean()) * len(inputs)
-            else:
-                wrong += float((outputs.argmax(1) != labels).sum())
-            rows += len(inputs)
-    error = wrong / rows
-    return Evaluation(error, math.nan if real else 1 - error, summed / rows, rows)
+            if not data.source.fixed:
+                data.task.check(labels, data.name)
+            outputs = model(inputs)
+            targets = data.task.fitted(labels, outputs)
+            value = float(loss_of(outputs, targets, data.loss))
+            errors, count = data.task.errors(outputs, targets, value)
+            wrong, judged = wrong + errors, judged + count
+            summed, rows = summed + value * len(inputs), rows + len(inputs)
+    if not judged:
+        raise ValueError(f"labels of {data.name} mark all rows to be left out: give some with a class")
+    error = wrong / judged
+    return Evaluation(error, 1 - error if data.task.counts else math.nan, summed / rows, rows)
 
 
-def loss_of(outputs: Tensor, labels: Tensor | None, loss: Loss | None) -> Tensor:
-    assert labels is not None
-    if loss is not None:
-        value: Any = loss(outputs, labels)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise TypeError(f"loss gives {_described(value)}: let it give the mean over rows, a tensor of one number")
-        return value.reshape(())
-    if labels.is_floating_point():
-        return functional.mse_loss(outputs, labels.to(outputs.dtype))
-    return functional.cross_entropy(outputs, labels)
+def loss_of(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    """The loss of a batch, or a TypeError where it is not one number."""
+    return _one_number(loss(outputs, targets))
+
+
+def _one_number(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TypeError(f"loss gives {_described(value)}: let it give the mean over rows, a tensor of one number")
+    return value.reshape(())
 
 
 def _described(value: Any) -> str:

@@ -26,8 +26,6 @@ from dbn.course import Course, Part, Whole, described, finite, name_of, plain, p
 from dbn.distributed import Draws, Shard
 from dbn.finetuning.dropout import draws_globally, own_dropout
 from dbn.finetuning.evaluation import (
-    ROWS_AT_ONCE,
-    Loss,
     check_learns,
     check_loss,
     check_model,
@@ -38,6 +36,7 @@ from dbn.finetuning.evaluation import (
     with_own_parameters,
 )
 from dbn.finetuning.steps import Optimiser, Steps, optimiser_factory, replayable
+from dbn.finetuning.task import Loss, remember_task
 from dbn.fingerprint import fingerprint_of_parameters
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
@@ -84,7 +83,10 @@ def finetune(
         x: inputs (n, …) as a tensor or an array, or a Dataset or DataLoader of (input, label). Inputs of networks that
             begin with a linear layer are flattened. Each of several processes is given all of them. Pixels in 0..255
             are refused by a network that takes 0..1, as `evaluate` says.
-        y: class numbers (n,), or real targets (n, k); None where `x` brings them along.
+        y: class numbers, integers of shape (n,) or (n, 1), for a network with an output for each class; or real
+            targets, floats of shape (n, k), or (n,) for one output; or what `loss` takes. None where `x` brings them
+            along. What the network is for is told from these and `loss` once, for containers from their first batch;
+            the network remembers it, for `evaluate` and `predict`.
         epochs: passes over the data.
         batch_size: rows an update, of all processes together.
         learning_rate: a number, or a schedule of the epoch.
@@ -95,10 +97,15 @@ def finetune(
         max_norm: after every update, shrink the weights into each unit of each layer to a Euclidean norm of at most
             this; 3 or 4 go well with dropout (Srivastava et al. 2014).
         validation: (inputs, labels), or a Dataset or DataLoader of them, held back; the weights of the epoch with the
-            lowest error on them are kept.
-        patience: stop after so many epochs without a lower error on `validation`.
+            lowest error on them are kept, and of epochs with equal errors those with the lowest loss. The error is that
+            of `Evaluation`: of classes and of several labels the share that is wrong, else the loss itself.
+        patience: stop after this many epochs in a row without a lower error on `validation`; a lower loss at the same
+            error does not count.
         loss: of outputs and labels, a mean over rows; by default cross-entropy for class numbers and squared error for
-            real targets.
+            real targets. A loss of torch is given floats in the shape and number type of the outputs, and class numbers
+            as (n,); with `nn.BCEWithLogitsLoss` and its kin, labels of 0 and 1 are several labels a row. A function of
+            your own is given labels as they come, floats in the number type of the outputs; integers (n,) that are
+            class numbers, or below 0 for unlabelled rows, are still judged as classes.
         on_divergence: "raise" an error where the loss or a parameter leaves the finite numbers, with the model put back
             to the start of that epoch (or to its best weights), or "halve" the learning rates and go on from there.
         checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
@@ -114,10 +121,11 @@ def finetune(
 
     Returns:
         The history. Each record has the epoch, the mean training loss, the seconds so far, and with `validation` its
-        error and loss.
+        error and loss, as `evaluate` gives them.
 
     Raises:
-        TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
+        TypeError, ValueError: for arguments or data that do not fit, and a loss that fails on the first batch, before
+            anything is changed.
         DivergenceError: where the loss or a parameter is no longer finite.
         OSError: where `checkpoint` cannot be written; what was saved before is whole.
         torch.OutOfMemoryError: where memory runs out, with the batch size to lower.
@@ -150,11 +158,14 @@ def finetune(
     build = optimiser_factory(optimiser)
     whole_number(batch_size, "batch_size")
     model.to(target)
-    source = open_labelled(model, x, y, batch_size, "x", known_scale(model))
+    scale = known_scale(model)
+    source, task, usual, _ = open_labelled(model, x, y, name="x", loss=loss, batch_size=batch_size, scale=scale)
     check_learns(model, source)
-    scale = scale_of_training(known_scale(model), source.subset(_ROWS_FOR_SCALE))
+    scale = scale_of_training(scale, source.subset(_ROWS_FOR_SCALE))
     held_back = (
-        None if validation is None else open_labelled(model, *pair(validation), ROWS_AT_ONCE, "validation", scale)
+        None
+        if validation is None
+        else open_labelled(model, *pair(validation), name="validation", loss=loss, scale=scale, task=task)
     )
 
     optimizer = build(groups, lr=rates[0](0.0))
@@ -188,13 +199,16 @@ def finetune(
         together as network,
     ):
         remember_scale(model, scale)
+        remember_task(model, task)
         fault = partial(_fault, model, tally)
         randomness = randomness_of(draws, source, held_back, globally=draws_globally(model))
         course = Course(parts, fault, randomness, source, keeper, description, on_divergence, randomness.state())
         if keeper.found is not None:
             course.take_up(keeper.found)
-        recorded = partial(replayable, model, optimizer, loss, source)
-        step = Steps(network, optimizer, rates, loss, bound, source, generator=draws.own, recorded=recorded)
+        recorded = partial(replayable, model, optimizer, usual, source)
+        step = Steps(
+            network, optimizer, rates, task, usual, bound, source, generator=draws.own, recorded=recorded
+        )
         named = named_where_short(batch_size=batch_size)
         with course.bar(epochs, progress) as bar, named, closing(step):
             while course.epoch < epochs and best.waited < limit and not course.done:
@@ -211,7 +225,7 @@ def finetune(
                 distributed.take_from_main(model.buffers())
                 if held_back is not None and not course.fault():
                     with course.saved_on_error():
-                        judged = judge(model, held_back, loss)
+                        judged = judge(model, held_back)
                     record |= {"validation_error": judged.error, "validation_loss": judged.loss}
                 record = distributed.numbers_of_main(record)
                 if not course.fault() and course.recorded(record):
@@ -277,16 +291,19 @@ class _Optimiser:
 
 
 class _Best:
-    """Keeps the weights of the lowest validation error, and puts them back when the work ends, however it ends."""
+    """Keeps the weights of the lowest validation error, and puts them back when the work ends, however it ends.
+
+    Of equal errors the lower loss decides what is kept, but not for how many epochs the error has not been lower.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.lowest, self.waited = model, (math.inf, math.inf), 0
         self.weights: dict[str, Any] | None = None
 
     def see(self, error: float, loss: float) -> None:
-        self.waited += 1
+        self.waited = 0 if error < self.lowest[0] else self.waited + 1
         if (error, loss) < self.lowest:
-            self.lowest, self.waited = (error, loss), 0
+            self.lowest = error, loss
             self.weights = copy.deepcopy(self.model.state_dict())
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dbn import distributed
 from dbn.arguments import choice
 from dbn.batches import Source
 from dbn.course import plain_of
-from dbn.finetuning.evaluation import Loss, check_labels, like_of, loss_of
+from dbn.finetuning.evaluation import like_of, loss_of
+from dbn.finetuning.task import Loss, Task
 from dbn.recording import Replay, recordable
 from dbn.schedules import Schedule
 
@@ -28,7 +29,7 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # which then ta
 Optimiser = str | Callable[..., Optimizer]
 
 
-def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source: Source) -> bool:
+def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss, source: Source) -> bool:
     """Whether steps of a network can be recorded: all they call is torch's or ours, and rows are checked before."""
     here = recordable(like_of(model).device) and distributed.world_size() == 1
     known = type(optimizer) in _FUSED and all(group.get("fused") for group in optimizer.param_groups)
@@ -36,7 +37,7 @@ def replayable(model: nn.Module, optimizer: Optimizer, loss: Loss | None, source
     own = all(type(module).__module__.startswith(_OURS) and "forward" not in vars(module) for module in modules)
     all_parts = (*modules, *model.parameters(), optimizer)
     hooked = "step" in vars(optimizer) or any(getattr(part, name, None) for part in all_parts for name in _HOOKS)
-    pure = loss is None or str(getattr(loss, "__module__", "")).startswith(_OURS)
+    pure = str(getattr(loss, "__module__", "")).startswith(_OURS)
     return here and known and own and not hooked and pure and source.fixed
 
 
@@ -56,7 +57,8 @@ class Steps:
         network: the model, or what adds its gradients up over processes.
         optimizer: with the place in `rates` of each group's rate.
         rates: learning rates by the epoch.
-        loss: of outputs and labels; None for the usual one.
+        task: what the labels are for.
+        loss: of outputs and labels.
         largest: Euclidean norm that what leads into a unit is bound to, or None.
         source: where the rows come from.
         generator: draws dropout, also in replays; None for torch's global one.
@@ -68,14 +70,16 @@ class Steps:
         network: nn.Module,
         optimizer: Optimizer,
         rates: list[Schedule],
-        loss: Loss | None,
+        task: Task,
+        loss: Loss,
         largest: float | None,
         source: Source,
         *,
         generator: Generator | None,
         recorded: Callable[[], bool],
     ) -> None:
-        self.network, self.optimizer, self.rates, self.loss, self.largest = network, optimizer, rates, loss, largest
+        self.network, self.optimizer, self.rates, self.largest = network, optimizer, rates, largest
+        self.task, self.loss = task, loss
         self.checked = source.fixed
         self.parameters = [value for group in optimizer.param_groups for value in group["params"]]
         self.recorded = recorded
@@ -138,10 +142,11 @@ class Steps:
             self.now = now
 
     def _step(self, inputs: Tensor, labels: Tensor | None, share: float = 1.0) -> Tensor:
+        assert labels is not None
+        if not self.checked:
+            self.task.check(labels, "x")
         outputs = self.network(inputs)
-        if not self.checked and labels is not None:
-            check_labels(labels, outputs, "x")
-        value = loss_of(outputs, labels, self.loss)
+        value = loss_of(outputs, self.task.fitted(labels, outputs), self.loss)
         self.optimizer.zero_grad()
         torch.autograd.backward(distributed.weighed(value, share))
         self.optimizer.step()
@@ -167,7 +172,7 @@ class Steps:
             yield from (value for value in values.values() if isinstance(value, Tensor))
 
 
-def _modules_of(loss: Loss | None) -> Iterator[nn.Module]:
+def _modules_of(loss: Loss) -> Iterator[nn.Module]:
     return loss.modules() if isinstance(loss, nn.Module) else iter(())
 
 
