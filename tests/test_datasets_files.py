@@ -59,6 +59,8 @@ def test_two_spellings_are_refused_between_training_and_test_labels_too(tmp_path
         ("5.1,3.5,0", "0"),
         ("5.1,3.5,0", "label"),
         ("7", None),
+        ("5,NA,3", None),
+        ("a,1.5,2", None),
     ],
 )
 def test_a_first_line_of_numbers_is_no_header_and_no_row_is_lost(

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from dbn.datasets.labels import class_numbers
 from dbn.datasets.table import Array, Table
 
+_GAPS = ("na", "n/a", "null", "none", "?", "-")
+
 
 def read_file(path: Path, label_column: str | None, progress: bool, *, names: Sequence[str]) -> Table:
     """The arrays of a file, checked and joined; `names` are what a name that is no path could have meant."""
@@ -96,12 +98,14 @@ def _read_csv(path: Path, label_column: str | None, progress: bool) -> dict[str,
 def _check_names(header: list[str], label_column: str | None) -> None:
     """Raise a ValueError where the first line looks like a row of data, which would be lost as column names.
 
-    A word that was found as `label_column` makes it a header, and so do the numbers 0, 1, 2, … that pandas writes for
-    columns without names.
+    It does if all of it is numbers or gaps, or any of it a fraction. A word that was found as `label_column` makes it
+    a header, and so do the numbers 0, 1, 2, … that pandas writes for columns without names.
     """
     named = label_column in header and not _is_number(str(label_column))
     counted = len(header) > 2 and header == [str(place) for place in range(len(header))]
-    if header and not named and not counted and all(map(_is_number, header)):
+    data = all(_is_number(name) or name.lower() in _GAPS for name in header)
+    fraction = any(_is_number(name) and "." in name for name in header)
+    if header and not named and not counted and (data or fraction):
         raise ValueError(
             f"the first line holds numbers, {header[:8]}, where the names of the columns are expected: write a line of "
             "names above it"
