@@ -10,6 +10,7 @@ from torch import Tensor, nn
 _ATTRIBUTE = "dbn_input_scale"
 _FACTOR = 5  # times the largest magnitude of the range, up to which entries may be honest outliers
 _FEWEST_ENTRIES = 100  # of training rows, to tell their range from
+_ROWS_AT_ONCE = 1000
 _KEEP_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
 
 
@@ -78,11 +79,13 @@ def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
 
 
 def _any_row_beyond(rows: Tensor, limit: float, *, by_mean: bool) -> bool:
-    flat = rows.reshape(len(rows), -1)
-    suspects = flat[(flat.amax(1) > limit) | (flat.amin(1) < -limit)].float().abs()
-    entries = (suspects != 0).sum(1)
-    beyond = suspects.sum(1) > limit * entries if by_mean else 2 * (suspects > limit).sum(1) > entries
-    return bool(beyond.any())
+    parts = torch.split(rows.reshape(len(rows), -1), _ROWS_AT_ONCE)
+    return any(bool(_beyond(part.float().abs(), limit, by_mean=by_mean).any()) for part in parts)
+
+
+def _beyond(magnitudes: Tensor, limit: float, *, by_mean: bool) -> Tensor:
+    entries = (magnitudes != 0).sum(1)
+    return magnitudes.sum(1) > limit * entries if by_mean else 2 * (magnitudes > limit).sum(1) > entries
 
 
 def _that_see_the_input(model: nn.Module) -> Iterator[nn.Module]:
