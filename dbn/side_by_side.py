@@ -20,7 +20,8 @@ class SideBySide(nn.Module):
     A step costs as many launches as a step of one network, so that on a GPU several small ones are trained in the time
     of one; `loss` is the sum of their losses, so that each learns as it would alone, from its own rows.
 
-    `finetune` is to be given its `loss`; what judges one network, `evaluate`, `predict` and `validation=`, wants one.
+    Give its `loss` to `finetune`, which then judges all networks together by it on `validation=` rows; `evaluate` and
+    `predict` single networks after `leave`.
 
     Args:
         networks: S networks of linear layers, activations and dropout, alike but for their numbers. They are copied.

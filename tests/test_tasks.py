@@ -80,6 +80,9 @@ TASKS = {
     "reals, own loss": (4, REALS, absolute, None),
     "one real": (1, REALS[:, 0], None, None),
     "one real in a column": (1, REALS[:, :1], None, None),
+    "one real, own loss": (1, REALS[:, 0], lambda o, y: absolute(o.flatten(), y), None),
+    "one real in a column, own loss": (1, REALS[:, :1], absolute, None),
+    "one real, loss of pairs": (1, REALS[:, 0], lambda o, y: (o.flatten().diff() - y.diff()).square().mean(), None),
     "one real, Huber": (1, REALS[:, 0], nn.HuberLoss(), None),
     "counts": (1, FIELDS[:, 0].clamp(min=0).long(), nn.PoissonNLLLoss(), None),
     "other shape": (4, REALS[:, 0], of_mean, None),
@@ -242,6 +245,8 @@ REFUSED = {
     "not a number, own loss": (4, REALS.clone().fill_(math.nan), absolute, "NaN or infinite values in"),
     "loss that fails": (4, REALS, lambda o, y: (o @ y).mean(), r"loss cannot be taken of outputs \(\d+, 4\)"),
     "loss of three": (4, REALS, nn.GaussianNLLLoss(), "loss cannot be taken of outputs"),
+    "loss that mixes rows": (1, REALS[:, 0], absolute, r"every label of x \(\d+,\): give labels of shape \(n, 1\)"),
+    "loss of a shape, one": (1, REALS[:, 0], lambda o, y: o.flatten() - y, "loss gives a tensor of shape"),
     "loss of a shape": (4, REALS, lambda o, y: o, "loss gives a tensor of shape"),
 }
 

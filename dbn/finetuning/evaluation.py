@@ -159,7 +159,7 @@ def open_labelled(
     if task is None:
         task = task_of(labels, outputs.shape[1], loss, name, known)
     task.check(labels, name)
-    data = Labelled(source, task, loss or task.usual_loss(), name)
+    data = Labelled(source, task, task.usual_loss() if loss is None else loss, name)
     if loss is not None:
         _check_loss_on(model, first.x, first.y, data)
     return data
@@ -180,8 +180,25 @@ def _check_loss_on(model: nn.Module, x: Tensor, y: Tensor, data: Labelled) -> No
             f"loss cannot be taken of outputs {tuple(outputs.shape)} and labels of {data.name} of shape "
             f"{tuple(y.shape)} and type {y.dtype}: {type(error).__name__}: {error}"
         ) from error
-    if not math.isfinite(_one_number(value)) and y.is_floating_point():
+    number = _one_number(value)
+    if targets.dim() == 1 and outputs.shape[1] == 1 and _mixes_rows(data.loss, outputs[:8], targets[:8]):
+        raise ValueError(
+            f"loss takes each output {tuple(outputs.shape)} with every label of {data.name} {tuple(y.shape)}: give "
+            "labels of shape (n, 1), or a loss that makes both one shape"
+        )
+    if not math.isfinite(number) and y.is_floating_point():
         check_finite(y.reshape(len(y), -1), f"labels of {data.name}")
+
+
+def _mixes_rows(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether outputs (n, 1) and targets (n,) are broadcast to (n, n): only as (n, 1) is the loss a mean over rows."""
+    places = [slice(place, place + 1) for place in range(len(outputs))]
+    try:
+        alone = torch.stack([loss(outputs[place], targets[place]).reshape(()) for place in places]).mean()
+        together, column = (loss(outputs, given) for given in (targets, targets[:, None]))
+    except Exception:  # a loss that takes whole batches only, or targets (n,) only
+        return False
+    return bool(torch.isclose(column, alone, rtol=1e-4) & ~torch.isclose(together, alone, rtol=1e-4))
 
 
 @torch.no_grad()
@@ -237,7 +254,7 @@ def _labels(y: Any) -> Tensor:
             raise TypeError(
                 f"labels are a {type(y).__name__} that is no table of numbers ({error}): give one label a row"
             ) from error
-    labels = as_tensor(y, "labels")
+    labels = as_tensor(y, "labels").detach()
     return labels if labels.is_floating_point() else labels.long()
 
 
