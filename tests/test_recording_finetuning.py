@@ -32,6 +32,22 @@ def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
     assert (seen.recordings, seen.replays) == (1, FULL)
 
 
+@pytest.mark.parametrize(
+    ("targets", "loss"),
+    [((X[:, :4] > 0.5).long(), nn.BCEWithLogitsLoss()), (X[:, :4], nn.L1Loss()), (Y[:, None], None)],
+    ids=["several labels", "reals", "classes in a column"],
+)
+def test_labels_are_fitted_to_the_loss_in_replays_too(targets, loss, recording):
+    def tuned():
+        model = network().double()
+        finetune(model, X, targets, epochs=5, batch_size=50, loss=loss, progress=False, seed=1)
+        return model
+
+    plain, seen = tuned(), recording()
+    same(tuned(), plain, within=1e-6)
+    assert (seen.recordings, seen.replays) == (1, FULL)
+
+
 class Ours(nn.Linear):
     """A module whose forward pass may do anything."""
 
