@@ -206,9 +206,7 @@ def finetune(
         if keeper.found is not None:
             course.take_up(keeper.found)
         recorded = partial(replayable, model, optimizer, usual, source)
-        step = Steps(
-            network, optimizer, rates, task, usual, bound, source, generator=draws.own, recorded=recorded
-        )
+        step = Steps(network, optimizer, rates, task, usual, bound, source, generator=draws.own, recorded=recorded)
         named = named_where_short(batch_size=batch_size)
         with course.bar(epochs, progress) as bar, named, closing(step):
             while course.epoch < epochs and best.waited < limit and not course.done:
