@@ -17,7 +17,7 @@ from dbn.greedy import CHUNK, Plan, greedy
 from dbn.history import History, Record
 from dbn.rbm import RBM
 from dbn.schedules import Schedule
-from dbn.training import MOMENTUM, EarlyStopping, Recipe
+from dbn.training import EarlyStopping, Recipe
 from dbn.units import Unit, as_unit, from_config, rebuildable_config
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class DBN(nn.Module):
         epochs: PerLayer[int] = 10,
         batch_size: PerLayer[int] = 100,
         learning_rate: PerLayer[float | Schedule | None] = None,
-        momentum: PerLayer[float | Schedule] = MOMENTUM,
+        momentum: PerLayer[float | Schedule | None] = None,
         weight_decay: PerLayer[float] = 2e-4,
         estimator: PerLayer[Estimator] | None = None,
         upward: Literal["means", "samples"] = "means",
@@ -112,8 +112,9 @@ class DBN(nn.Module):
                 along are ignored. Each of several processes is given all of them.
             epochs: passes over the data; like all settings up to `estimator`, one value or a list with one a layer.
             batch_size: rows an update, of all processes together.
-            learning_rate: a number or a schedule of the epoch; by default what suits the units.
-            momentum: likewise.
+            learning_rate: a number or a schedule of the epoch; by default what suits units, estimator and momentum, as
+                for `train`.
+            momentum: a number or a schedule; by default what suits the estimator.
             weight_decay: L2 cost of the weights.
             estimator: the negative phase; every layer gets a copy of its own.
             upward: pass "means" (Hinton's recipe) or fresh "samples" of the hidden units to the next layer.

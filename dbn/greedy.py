@@ -13,7 +13,6 @@ from dbn import distributed
 from dbn.arguments import check_watching, choice, whole_number
 from dbn.batches import MappedSource, Source, TensorSource
 from dbn.course import described, randomness_of
-from dbn.estimators import CD
 from dbn.fingerprint import fingerprint, fingerprint_of_parameters
 from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture, Randomness
@@ -81,7 +80,7 @@ def greedy(
                 continue
             notify, name = _with_layer(callback, place + 1), f"layer {place + 1}/{len(layers)}"
             keeper.frame = partial(_framed, layers, histories)
-            with named_where_short(layer=place + 1, batch_size=recipe.batch_size, estimator=recipe.estimator or CD(1)):
+            with named_where_short(layer=place + 1, batch_size=recipe.batch_size, estimator=recipe.negative_phase):
                 history = run(rbm, source, recipe, draws, held_back, notify, progress, name, keeper, found)
             histories.append(history)
             found = None

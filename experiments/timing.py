@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dbn import RBM, Estimator
-from dbn.training import MOMENTUM, Learner, Steps, open_rows, replayable
+from dbn.training import Learner, Steps, open_rows, replayable
 
 Row = dict[str, Any]
 Work = Callable[[], object]
@@ -70,7 +70,7 @@ def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> 
 
     def work() -> None:
         for v, *_ in source.batches(generator, learner.place):
-            step(v, 0.1, MOMENTUM(0))
+            step(v, 0.1, estimator.suggested_momentum(0.0))
 
     return work
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dbn.estimators import CD
 from dbn.schedules import as_schedule, constant, cosine, linear, switch
-from dbn.training import MOMENTUM
 
 RATES = st.floats(0, 10)
 DECAYS = pytest.mark.parametrize("decay", [linear, cosine])
@@ -35,7 +35,7 @@ def test_a_quarter_tells_the_cosine_from_the_line():
 
 @pytest.mark.parametrize(("epoch", "value"), [(0.0, 0.5), (4.999, 0.5), (5.0, 0.9), (5.5, 0.9), (100.0, 0.9)])
 def test_hintons_momentum_rises_with_the_sixth_epoch(epoch, value):
-    assert switch(0.5, 0.9, at=5)(epoch) == MOMENTUM(epoch) == value
+    assert switch(0.5, 0.9, at=5)(epoch) == CD(1).suggested_momentum(epoch) == value
 
 
 @pytest.mark.parametrize("epoch", [0.0, 3.7, 1e6])

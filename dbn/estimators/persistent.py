@@ -8,12 +8,13 @@ from torch import Generator, Tensor
 
 from dbn import distributed
 from dbn.arguments import choice, finite_number, whole_number
-from dbn.estimators.base import Estimator, chains_here, check_chains
+from dbn.estimators.base import Chained, chains_here
 from dbn.gradient import OF_FIELDS, gradient
 from dbn.rbm import ANYWHERE, RBM, Phase, Room
 
 
-class Persistent(Estimator):
+
+class Persistent(Chained):
     """Gibbs chains of hidden states that go on from step to step, never restarted at the data."""
 
     hidden: Tensor | None
@@ -25,12 +26,6 @@ class Persistent(Estimator):
         self.steps = whole_number(steps, "steps")
         self.start = choice(start, ("noise", "data"), "start")
         self.register_buffer("hidden", None)
-
-    def check(self, rbm: RBM) -> None:
-        check_chains(self.chains)
-
-    def rows(self, batch: int) -> int:
-        return chains_here(self.chains)[0]
 
     @torch.no_grad()
     def prepare(self, rbm: RBM, generator: Generator | None) -> None:

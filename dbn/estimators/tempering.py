@@ -7,12 +7,12 @@ from torch import Generator, Tensor
 
 from dbn import distributed
 from dbn.arguments import whole_number
-from dbn.estimators.base import Estimator, chains_here, check_chains
+from dbn.estimators.base import Chained, chains_here
 from dbn.rbm import ANYWHERE, RBM, Phase, Room
 from dbn.units.base import written
 
 
-class ParallelTempering(Estimator):
+class ParallelTempering(Chained):
     """Persistent chains at several temperatures that exchange states, so that the machine's own cross between modes.
 
     Replica r samples the distribution with weights β_r W, hidden biases β_r c and visible biases (1 − β_r) a + β_r b,
@@ -63,11 +63,8 @@ class ParallelTempering(Estimator):
         self.register_buffer("exchanges", torch.zeros(levels - 1, dtype=torch.float32, device="cpu"))
         self.register_buffer("done", torch.zeros((), dtype=torch.int64, device="cpu"))
 
-    def rows(self, batch: int) -> int:
-        return chains_here(self.chains)[0]
-
     def check(self, rbm: RBM) -> None:
-        check_chains(self.chains)
+        super().check(rbm)
         if not rbm.has_energy:
             raise TypeError(
                 f"estimator {self} needs an energy, which {rbm.visible} and {rbm.hidden} lack: use CD or PCD"

@@ -1,13 +1,12 @@
 """The one training loop of restricted Boltzmann machines, for all units and all estimators."""
 
-from dbn.training.loop import MOMENTUM, Recipe, check_fit, kind_of, run, train
+from dbn.training.loop import Recipe, check_fit, kind_of, run, train
 from dbn.training.rows import open_rows, presented
 from dbn.training.step import Learner, Penalties
 from dbn.training.steps import Steps, replayable
 from dbn.training.watching import EarlyStopping
 
 __all__ = [
-    "MOMENTUM",
     "EarlyStopping",
     "Learner",
     "Penalties",

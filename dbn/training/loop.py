@@ -30,14 +30,11 @@ from dbn.history import History, Record
 from dbn.keeper import Keeper, Picture
 from dbn.memory import named_where_short
 from dbn.rbm import RBM, check_machine
-from dbn.schedules import Schedule, as_schedule, switch
+from dbn.schedules import Schedule, as_schedule
 from dbn.training.rows import ROWS_FOR_MEAN, initialise_visible_bias, open_rows, presented
 from dbn.training.step import Learner, Penalties
 from dbn.training.steps import Steps, replayable
 from dbn.training.watching import Average, Best, EarlyStopping, Monitor
-
-#: Hinton's momentum: 0.5, and 0.9 from the sixth epoch.
-MOMENTUM = switch(0.5, 0.9, at=5)
 
 
 def train(
@@ -47,7 +44,7 @@ def train(
     epochs: int,
     batch_size: int = 100,
     learning_rate: float | Schedule | None = None,
-    momentum: float | Schedule = MOMENTUM,
+    momentum: float | Schedule | None = None,
     weight_decay: float = 2e-4,
     estimator: Estimator | None = None,
     validation: Any = None,
@@ -87,9 +84,13 @@ def train(
         epochs: passes over the data.
         batch_size: rows an update, of all processes together; the last batch of an epoch may be shorter and has its own
             denominator.
-        learning_rate: a number, or a schedule of the epoch; by default what suits the units: 0.1 for Bernoulli on both
-            sides, 0.01 with ReLU, 0.003 with Gaussian ones, and a quarter of it for every side of spins.
-        momentum: likewise.
+        learning_rate: a number, or a schedule of the epoch; by default what suits the units, the estimator and the
+            momentum m: r · (1 − m) / (1 − m₀), so that the effective rate, learning_rate / (1 − m), does not depend on
+            m. For CD, m₀ is 0.5, and 0.9 from the sixth epoch, and r is 0.1 for Bernoulli units on both sides, 0.01
+            with ReLU, 0.003 with Gaussian ones, and a quarter of it for every side of spins. For persistent chains m₀
+            is 0, and r is constant over the first half of the epochs, then falls in a line to 0: from twice what it
+            is for CD, or from 0.05 where the hidden units are Bernoulli and the visible ones Gaussian or ReLU.
+        momentum: a number or a schedule; by default m₀, what suits the estimator.
         weight_decay: L2 cost of the weights.
         estimator: the negative phase, CD(1) by default.
         validation: rows held back, as a tensor or an array, for the free-energy gap.
@@ -185,7 +186,7 @@ def train(
     def weights() -> str:
         return fingerprint_of_parameters(rbm.state_dict())
 
-    named = named_where_short(batch_size=batch_size, estimator=recipe.estimator or CD(1))
+    named = named_where_short(batch_size=batch_size, estimator=recipe.negative_phase)
     with Keeper(checkpoint, "train", plan, checkpoint_seconds, weights) as keeper, named:
         return run(rbm, source, recipe, draws, held_back, callback, progress, description, keeper, keeper.found)
 
@@ -197,7 +198,7 @@ class Recipe(Penalties):
     epochs: int
     batch_size: int = 100
     learning_rate: float | Schedule | None = None
-    momentum: float | Schedule = MOMENTUM
+    momentum: float | Schedule | None = None
     weight_decay: float = 2e-4
     estimator: Estimator | None = None
     centring: float | None = None
@@ -214,7 +215,10 @@ class Recipe(Penalties):
         whole_number(self.epochs, "epochs", at_least=0)
         whole_number(self.batch_size, "batch_size")
         as_schedule(0.0 if self.learning_rate is None else self.learning_rate, "learning_rate")
-        as_schedule(self.momentum, "momentum")
+        if self.learning_rate is None:
+            _below_one(self.momentum_used(0.0))
+        elif self.momentum is not None:
+            as_schedule(self.momentum, "momentum")
         finite_number(self.weight_decay, "weight_decay")
         if self.centring is not None and finite_number(self.centring, "centring") > 1:
             raise ValueError(f"centring is {self.centring}: give the rate of a moving average, at most 1")
@@ -230,10 +234,33 @@ class Recipe(Penalties):
             raise TypeError(f"stopping is {self.stopping!r}: give an EarlyStopping")
         choice(self.on_divergence, ("raise", "halve"), "on_divergence")
 
+    @property
+    def negative_phase(self) -> Estimator:
+        """The estimator: CD(1) where none is given."""
+        return CD(1) if self.estimator is None else self.estimator
+
+    @property
+    def momentum_used(self) -> Schedule:
+        """The momentum: what suits the estimator where none is given."""
+        given = self.negative_phase.suggested_momentum if self.momentum is None else self.momentum
+        return as_schedule(given, "momentum")
+
+    def rate_for(self, rbm: RBM) -> Schedule:
+        """The learning rate: what suits the machine, the estimator and the momentum where none is given."""
+        if self.learning_rate is not None:
+            return as_schedule(self.learning_rate, "learning_rate")
+        estimator, momentum = self.negative_phase, self.momentum_used
+
+        def suited(epoch: float) -> float:
+            share = (1 - _below_one(momentum(epoch))) / (1 - estimator.suggested_momentum(epoch))
+            return estimator.suggested_learning_rate(rbm, epoch, max(self.epochs, 1)) * share
+
+        return suited
+
     def described(self) -> dict[str, Any]:
         """Every setting as plain values, to be compared with another run's."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["estimator"] = values["estimator"] or CD(1)
+        values |= {"estimator": self.negative_phase, "momentum": self.momentum_used}
         return {name: plain(value, self.epochs) for name, value in values.items()}
 
 
@@ -250,9 +277,8 @@ def run(
     found: Picture | None,
 ) -> History:
     """The loop behind `train`: a recipe followed on rows that are already open, from a picture where one was found."""
-    rate = as_schedule(_suited_rate(rbm) if recipe.learning_rate is None else recipe.learning_rate, "learning_rate")
-    momentum = as_schedule(recipe.momentum, "momentum")
-    estimator = CD(1) if recipe.estimator is None else recipe.estimator
+    estimator = recipe.negative_phase
+    rate, momentum = recipe.rate_for(rbm), recipe.momentum_used
     randomness = randomness_of(draws, source, validation)
     if found is not None:  # what is set up here, and the rows that are watched, are those of the run's beginning
         randomness.put(found["start"])
@@ -286,7 +312,11 @@ def run(
             best.judge(entry, average)
         if not course.recorded(entry):
             return
-        shown = {"error": "reconstruction_error", "gap": "free_energy_gap", "activity": "hidden_activity"}
+        shown = {
+            "error": "reconstruction_error",
+            "gap": "free_energy_gap",
+            "activity": "hidden_activity",
+        }
         bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)
         if callback is not None:
             callback(entry)
@@ -358,7 +388,8 @@ def _centre(rbm: RBM, source: Source, rate: float | None) -> tuple[Offsets, floa
     return offsets, rate
 
 
-def _suited_rate(rbm: RBM) -> float:
-    visible, hidden = rbm.visible, rbm.hidden
-    rate = min(visible.suggested_learning_rate, hidden.suggested_learning_rate)
-    return rate * visible.learning_rate_factor * hidden.learning_rate_factor
+def _below_one(momentum: float) -> float:
+    """A momentum that some learning rate suits, or a ValueError."""
+    if momentum >= 1:
+        raise ValueError(f"momentum is {momentum:g}, which no learning rate suits: give a momentum below 1")
+    return momentum
