@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from dbn import distributed
 from dbn.rbm import ANYWHERE, RBM, Phase, Room
@@ -48,6 +48,13 @@ class Estimator(nn.Module, ABC):
     def suggested_learning_rate(self, rbm: RBM, epoch: float, epochs: int) -> float:
         """The learning rate that suits the machine with `suggested_momentum`, after `epoch` of `epochs` epochs."""
         return lowest_rate(rbm)
+
+    def chains_visible(self, rbm: RBM) -> Tensor | None:
+        """States v of the persistent chains of this process (n, V), or None where there are no chains.
+
+        For watching: the same at every call until the next step, and nothing that training draws is drawn.
+        """
+        return None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         # Chains have the shape of what they were saved with, also where none have been started here.

@@ -48,6 +48,10 @@ class Persistent(Chained):
         chosen = torch.randint(len(field), (self.rows(0),), generator=generator, device=field.device)
         return rbm.hidden.sample(field[chosen], generator=generator)
 
+    def chains_visible(self, rbm: RBM) -> Tensor | None:
+        """Draws from p(v | h) at the chains' h, by a seed of their own (n, V); None before the chains have started."""
+        return None if self.hidden is None else rbm.sample_visible(self.hidden, seed=distributed.own_seed(0))
+
     def extra_repr(self) -> str:
         return f"chains={self.chains}, steps={self.steps}"
 

@@ -80,6 +80,10 @@ class ParallelTempering(Chained):
             self.visible = rbm.visible.sample(self.base.expand(shape), generator=generator)
         self.to(rbm.weight)
 
+    def chains_visible(self, rbm: RBM) -> Tensor | None:
+        """The states v of the replicas at β = 1 of this process (n, V); None before they have started."""
+        return None if self.visible is None else self.visible[-1]
+
     @torch.no_grad()
     def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
         if self.visible is None or self.base is None:

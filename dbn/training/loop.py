@@ -131,7 +131,10 @@ def train(
         The history. Each record has the epoch, the step, the reconstruction error (squared, summed over columns, mean
         over rows), the mean hidden activity, the parameters' norms, and where the machine has an energy the free-energy
         gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting. With
-        unbounded units on both sides it has the margin of `RBM.normalisable`.
+        unbounded units on both sides it has the margin of `RBM.normalisable`. With persistent chains it has `chain_gap`,
+        the difference of chains and training subset in ⟨v⟩ and ⟨v h⟩ over its standard error, rms over entries, the
+        larger of both: about 1 where chains look like the data, far above 1 where they have lost a mode or lag behind
+        the weights.
 
     Raises:
         TypeError, ValueError: for arguments or data that do not fit, before anything is changed. Rows of a Dataset, a
@@ -283,7 +286,7 @@ def run(
     if found is not None:  # what is set up here, and the rows that are watched, are those of the run's beginning
         randomness.put(found["start"])
     start = randomness.state()
-    monitor = Monitor(rbm, source, validation, recipe.monitor_rows)
+    monitor = Monitor(rbm, source, validation, recipe.monitor_rows, estimator)
     if recipe.initialise_bias:
         initialise_visible_bias(rbm, source)
     distributed.take_from_main(rbm.state_dict().values())
@@ -315,6 +318,7 @@ def run(
         shown = {
             "error": "reconstruction_error",
             "gap": "free_energy_gap",
+            "chain_gap": "chain_gap",
             "activity": "hidden_activity",
         }
         bar.set_postfix({name: f"{entry[key]:.2f}" for name, key in shown.items() if key in entry}, refresh=False)

@@ -13,8 +13,10 @@ from dbn import distributed
 from dbn.arguments import finite_number, whole_number
 from dbn.batches import Source
 from dbn.course import finite
+from dbn.estimators import Estimator
 from dbn.history import Record
 from dbn.rbm import RBM, is_improper
+from dbn.training.chain_gap import chain_gap
 
 _FEW = 100  # rows that the look for divergence takes
 _RUNAWAY = 1e4  # nats a visible unit, beyond which no free energy of scaled data is
@@ -28,10 +30,13 @@ class Monitor:
         source: where the training rows come from.
         validation: rows held back, or None.
         rows: number of rows of either.
+        estimator: whose chains are held against the data; none without one.
     """
 
-    def __init__(self, rbm: RBM, source: Source, validation: Source | None, rows: int) -> None:
-        self.rbm = rbm
+    def __init__(
+        self, rbm: RBM, source: Source, validation: Source | None, rows: int, estimator: Estimator | None = None
+    ) -> None:
+        self.rbm, self.estimator = rbm, estimator
         self.train = source.subset(rows)
         self.validation = None if validation is None else validation.subset(rows)
         self.first = self._free_energy()
@@ -48,6 +53,9 @@ class Monitor:
         if self.validation is not None and self.rbm.has_energy:
             gap = self.rbm.free_energy(self.validation).mean() - self.rbm.free_energy(self.train).mean()
             values["free_energy_gap"] = gap
+        chains = None if self.estimator is None else self.estimator.chains_visible(self.rbm)
+        if chains is not None:
+            values["chain_gap"] = chain_gap(self.rbm, self.train, chains)
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def state(self) -> float:
