@@ -13,7 +13,6 @@ from dbn.gradient import OF_FIELDS, gradient
 from dbn.rbm import ANYWHERE, RBM, Phase, Room
 
 
-
 class Persistent(Chained):
     """Gibbs chains of hidden states that go on from step to step, never restarted at the data."""
 

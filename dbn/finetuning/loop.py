@@ -167,6 +167,7 @@ def finetune(
         if validation is None
         else open_labelled(model, *pair(validation), name="validation", loss=loss, scale=scale, task=task)
     )
+    of_validation = None if held_back is None else held_back.source
 
     optimizer = build(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
@@ -185,7 +186,7 @@ def finetune(
             "max_norm": bound,
             "patience": limit,
             "loss": name_of(loss),
-            **described(source, held_back, generator),
+            **described(source, of_validation, generator),
         }
 
     def weights() -> str:
@@ -201,7 +202,7 @@ def finetune(
         remember_scale(model, scale)
         remember_task(model, task)
         fault = partial(_fault, model, tally)
-        randomness = randomness_of(draws, source, held_back, globally=draws_globally(model))
+        randomness = randomness_of(draws, source, of_validation, globally=draws_globally(model))
         course = Course(parts, fault, randomness, source, keeper, description, on_divergence, randomness.state())
         if keeper.found is not None:
             course.take_up(keeper.found)

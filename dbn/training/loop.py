@@ -130,8 +130,8 @@ def train(
     Returns:
         The history. Each record has the epoch, the step, the reconstruction error (squared, summed over columns, mean
         over rows), the mean hidden activity, the parameters' norms, and where the machine has an energy the free-energy
-        gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting. With
-        unbounded units on both sides it has the margin of `RBM.normalisable`. With persistent chains it has `chain_gap`,
+        gap: mean F(validation) − mean F(training subset), in nats, whose growth is a sign of overfitting. With units
+        without bounds on both sides it has the margin of `RBM.normalisable`. With persistent chains: `chain_gap`,
         the difference of chains and training subset in ⟨v⟩ and ⟨v h⟩ over its standard error, rms over entries, the
         larger of both: about 1 where chains look like the data, far above 1 where they have lost a mode or lag behind
         the weights.
