@@ -3,7 +3,8 @@
 Every row times two things in turn, round by round, and reports the median of the paired ratios with its quartiles: on a
 shared machine the ratio holds where seconds do not. A floor is the matrix products alone, at the same shapes, into
 buffers made once. Rows are the bundled digits, repeated; `likelihood` is the mean log-likelihood in nats of 500
-thresholded test digits, by AIS, of a machine trained for as many updates, so that speed is not bought with quality.
+thresholded test digits, by AIS, of a machine trained for as many updates, so that speed is not bought with quality. The
+part `likelihood` asks the other way round: how many CPU seconds does the same exact likelihood take?
 
 On CUDA all of it runs there but the memory of a process, the parts of `device_benchmark` are measured too, and the
 result is `benchmark-cuda.json`. What was measured is written after every part.
@@ -28,17 +29,19 @@ from dbn.arguments import choose_device
 from experiments.command_line import option, parse
 from experiments.device_benchmark import ON_GPU, Sizes
 from experiments.growth import draw, growth
-from experiments.peers import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours, rbms_annealing
+from experiments.peers import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours
+from experiments.rbms_peer import annealing as rbms_annealing
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import perceptron
 from experiments.tables import aligned
+from experiments.time_to_likelihood import Race, race
 from experiments.timing import Row, Work, learning, paired, products, repeated, skipped
 
-PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth")
+PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth", "likelihood")
 
 
 @dataclass(frozen=True)
-class Config(Sizes):
+class Config(Sizes, Race):
     """What to measure, and how often."""
 
     parts: tuple[str, ...] | None = option(
@@ -79,6 +82,12 @@ PRESETS = {
         gibbs_steps=(1, 2),
         layers=(1,),
         temperatures=(5, 10),
+        likelihood_passes=(1, 2),
+        likelihood_rows=200,
+        likelihood_batch=50,
+        likelihood_chains=10,
+        likelihood_hidden=4,
+        likelihood_sites=(3, 4),
         out="runs/benchmark-tiny",
     ),
 }
@@ -112,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _groups(config: Config) -> list[Callable[[Config, torch.device], Iterable[Row]]]:
     """The functions that measure the parts that are asked for."""
     known: dict[str, Callable[[Config, torch.device], Iterable[Row]]] = dict(
-        zip(PARTS, (steps, epoch, peers, annealing, finetuning, throughput, memory, growing), strict=True)
+        zip(PARTS, (steps, epoch, peers, annealing, finetuning, throughput, memory, growing, race), strict=True)
     )
     known |= ON_GPU
     parts = config.parts or ()
@@ -325,7 +334,7 @@ def _rows(config: Config, device: torch.device) -> Tensor:
 def _shown(row: Row) -> str:
     if "reason" in row:
         return f"skipped: {row['reason']}"
-    if "ratio" not in row:
+    if "result" in row:
         return str(row["result"])
     spread = " ({:.2f} to {:.2f})".format(*row["quartiles"]) if "quartiles" in row else ""
     more = {

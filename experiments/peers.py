@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import ToTensor
 
-from dbn import RBM, ais, log_likelihood, train
+from dbn import RBM, Unit, ais, log_likelihood, train
+from experiments import rbms_peer
 
 BATCH = 100
 RATE = 0.1
@@ -119,34 +120,14 @@ def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
 
 
 def rbms(x: Tensor, hidden: int) -> Fit:
-    """rbms, CD-1 by its own step, without the archive that its script writes after each update."""
-    kind = importlib.import_module("rbms.bernoulli_bernoulli.classes").BBRBM
-    step = importlib.import_module("rbms.training.pcd").fit_batch_pcd
+    """rbms 0.6, centred CD-1 by its own loop, with the archive that the loop writes at its end."""
+    rbms_peer.installed()
 
-    @torch.no_grad()
     def fit() -> RBM:
-        model = kind(*_start(x, hidden))
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, maximize=True)
-        weights = torch.ones(len(x), device=x.device)
-        for _ in range(len(x) // BATCH):
-            chosen = torch.randperm(len(x), device=x.device)[:BATCH]
-            chains = model.init_chains(BATCH, weights=weights[chosen], start_v=x[chosen])
-            optimizer.zero_grad(set_to_none=False)
-            step((x[chosen], weights[chosen]), chains, model, gibbs_steps=1, beta=1.0)
-            optimizer.step()
+        model = rbms_peer.epoch(_start(x, hidden), x, batch=BATCH, learning_rate=RATE)
         return machine(model.weight_matrix, model.vbias, model.hbias)
 
     return fit
-
-
-def rbms_annealing(rbm: RBM, *, chains: int, temperatures: int) -> Callable[[], float]:
-    """rbms' own estimate of log Z of our machine, from its base, biases without weights."""
-    kind = importlib.import_module("rbms.bernoulli_bernoulli.classes").BBRBM
-    estimate = importlib.import_module("rbms.partition_function.ais").compute_partition_function_ais
-    model = kind(*(value.detach().clone() for value in (rbm.weight, rbm.visible_bias, rbm.hidden_bias)))
-    return torch.no_grad()(lambda: float(estimate(num_chains=chains, num_beta=temperatures, params=model)))
 
 
 def learnergy(x: Tensor, hidden: int) -> Fit:
@@ -202,9 +183,9 @@ PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
 
 
 @torch.no_grad()
-def machine(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> RBM:
-    """Their parameters in one of our machines, for the likelihood."""
-    rbm = RBM(*weight.shape, weight_scale=0.0).to(weight.device)
+def machine(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor, visible: Unit | None = None) -> RBM:
+    """Their parameters in one of our machines, of binary units or of other visible ones, for the likelihood."""
+    rbm = RBM(visible or weight.shape[0], weight.shape[1], weight_scale=0.0).to(weight.device)
     rbm.weight.copy_(weight)
     rbm.visible_bias.copy_(visible_bias.flatten())
     rbm.hidden_bias.copy_(hidden_bias.flatten())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import annealing, benchmark, bound, compare, faults, finetune, likelihood, pretrain
+from experiments import annealing, benchmark, bound, compare, faults, finetune, likelihood, pretrain, time_to_likelihood
 from experiments.command_line import parse
 from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
@@ -204,11 +204,15 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
     tutorial = "tutorial loop, tensors"
     monkeypatch.setattr(benchmark, "PEERS", {tutorial: benchmark.PEERS[tutorial], "peer": missing})
     monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
+    trainers = {"ours": (lambda: "again", time_to_likelihood.Ours), "peer": (lambda: missing(None, None), None)}
+    monkeypatch.setattr(time_to_likelihood, "TRAINERS", trainers)
     content = benchmark.main(["tiny", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(content))
     rows, measured = content["rows"], [row for row in content["rows"] if "ratio" in row]
     assert all(row["ratio"] > 0 for row in measured)
     assert {row["of"] for row in content["rows"] if "reason" in row} == {"skipped"}
+    assert "peer, time to a likelihood" in [row["what"] for row in rows if "reason" in row]
+    assert len([row for row in rows if row["of"] == time_to_likelihood.OF]) == 4
     kinds = (
         "step / its products",
         "pretrain / its steps",
