@@ -32,6 +32,7 @@ def save(path: str | PathLike[str], objects: dict[str, Any]) -> None:
         objects: names to values; "kind" names what the file holds.
 
     Raises:
+        TypeError, ValueError: if `path` is no path, or names no file.
         OSError: where it cannot be written, such as on a full disk; what was at `path` before is then still there.
 
     Example:
@@ -41,7 +42,7 @@ def save(path: str | PathLike[str], objects: dict[str, Any]) -> None:
         ...     load(f"{folder}/a.pt", kind="numbers")["values"]
         tensor([0, 1, 2])
     """
-    target = Path(path)
+    target = _file(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def save(path: str | PathLike[str], objects: dict[str, Any]) -> None:
         partial.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        before = "; the file before it is whole" if target.exists() else ""
+        before = "; the file before it is whole" if target.is_file() else ""
         raise OSError(error.errno, f"{target} could not be saved ({error.strerror or error}){before}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -70,11 +71,12 @@ def load(path: str | PathLike[str], *, kind: str) -> dict[str, Any]:
         kind: what the file must hold.
 
     Raises:
+        TypeError, ValueError: if `path` is no path, or names no file.
         FileNotFoundError: where there is no such file.
         DamagedError: where it is not as it was written, or holds code, which is not run.
         ValueError: where it holds another kind, or was written by a newer version.
     """
-    content = Path(path).read_bytes()
+    content = _file(path).read_bytes()
     mark, digest = content[-_TAIL : -_TAIL + len(_MARK)], content[-_TAIL + len(_MARK) :]
     whole = mark == _MARK and hashlib.sha256(memoryview(content)[:-_TAIL]).digest() == digest
     try:
@@ -94,6 +96,17 @@ def load(path: str | PathLike[str], *, kind: str) -> dict[str, Any]:
     if saved.get("kind") != kind:
         raise ValueError(f"{path} holds a {saved.get('kind')}, not a {kind}: load it as what it is")
     return saved
+
+
+def _file(path: Any) -> Path:
+    """`path` as the path of a file; a TypeError or a ValueError if it cannot be one."""
+    try:
+        target = Path(path)
+    except TypeError as error:
+        raise TypeError(f"path is {path!r}: give the path of a file, as a string or a pathlib.Path") from error
+    if not target.name or "\0" in str(target):
+        raise ValueError(f"path is {str(path)!r}, which names no file: give the path of a file")
+    return target
 
 
 def _fault(error: Exception) -> str:

@@ -36,6 +36,22 @@ def test_what_is_saved_comes_back(tmp_path):
     assert os.listdir(tmp_path / "new" / "folder") == ["a.pt"]
 
 
+@pytest.mark.parametrize("path", ["", ".", "/", "a\0b", None, 3, True, b"a.pt", torch.tensor(2), ...], ids=repr)
+def test_what_is_no_path_of_a_file_is_refused_by_name(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: RBM(3, 2).save(path), lambda: RBM.load(path), lambda: DBN([3, 2]).save(path)):
+        with pytest.raises((TypeError, ValueError), match=r"^path is .*: give the path of a file"):
+            call()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_not_called_the_file_before(tmp_path):
+    with pytest.raises(OSError, match=rf"{tmp_path} could not be saved") as caught:
+        RBM(3, 2).save(tmp_path)
+    assert "the file before it is whole" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("fails", ["torch.save", "os.fsync", "pathlib.Path.replace"])
 def test_a_write_that_fails_leaves_the_old_file_whole(fails, tmp_path, monkeypatch):
     path = tmp_path / "a.pt"

@@ -118,6 +118,14 @@ def test_wrong_penalties_are_named_before_anything_changes(arguments, error, mes
     assert torch.equal(rbm.weight, before)
 
 
+def test_a_target_beyond_64_bits_is_the_float_that_it_is():
+    machines = [RBM(6, NoisyReLU(4), seed=0) for _ in range(2)]
+    for rbm, target in zip(machines, (2**70, 2.0**70), strict=True):
+        train(rbm, torch.ones(20, 6), epochs=1, sparsity_target=target, sparsity_cost=1e-19, progress=False, seed=0)
+    assert torch.equal(machines[0].hidden_bias, machines[1].hidden_bias)
+    assert bool((machines[0].hidden_bias > 1).all())
+
+
 def test_real_hidden_units_have_targets_in_their_own_range():
     rbm = RBM(6, NoisyReLU(4), seed=0)
     train(rbm, torch.rand(20, 6), epochs=1, sparsity_target=0.3, progress=False, seed=0)

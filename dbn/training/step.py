@@ -180,7 +180,7 @@ class Learner:
         if target is None:
             return None
         self.activity = h if self.activity is None else self.activity.lerp_(h, _MEMORY)
-        return v, self.activity - float(target)
+        return v, self.activity - float(target)  # a whole number may be too large for a tensor
 
 
 def _without(module: nn.Module, names: Collection[str]) -> None:
