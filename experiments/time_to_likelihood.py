@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dbn import PCD, RBM, Bernoulli, Categorical, datasets, exact_log_partition, log_likelihood, train
 from experiments import rbms_peer
-from experiments.command_line import option
+from experiments.command_line import check_several, option
 from experiments.peers import PeerError, guarded, machine
 from experiments.timing import Row, skipped
 
@@ -35,7 +35,10 @@ OF = "CPU seconds of theirs / ours to the same exact likelihood"
 class Race:
     """What is trained, and for how long."""
 
-    likelihood_passes: tuple[int, ...] = option((25, 50, 100), "passes over the rows before each exact likelihood")
+    likelihood_data: tuple[str, ...] = option(
+        ("digits", "potts"), "rows of it: digits, or those of a known Potts model"
+    )
+    likelihood_passes: tuple[int, ...] = option((50, 100), "passes over the rows before each exact likelihood")
     likelihood_rows: int = option(4000, "training rows of it")
     likelihood_batch: int = option(500, "rows an update of it")
     likelihood_chains: int = option(500, "persistent chains of it, of 5 Gibbs steps")
@@ -58,6 +61,8 @@ class Task:
     steps: int = 5
     #: Mean log-likelihood of the test rows under the model that made the rows, where it is known.
     truth: float | None = None
+    #: That of the start, with which every curve begins.
+    begin: float = math.nan
 
     @property
     def updates_per_pass(self) -> int:
@@ -160,8 +165,10 @@ def race(config: Race, device: torch.device) -> Iterator[Row]:
 
 def tasks(config: Race) -> Iterable[Task]:
     """The bundled digits in black and white, and rows of a known Potts model, by plain and by centred gradients."""
-    for made in (_digits, _potts):
-        task = made(config)
+    made = {"digits": _digits, "potts": _potts}
+    for data in check_several(config.likelihood_data, "--likelihood-data", made):
+        task = made[data](config)
+        task = replace(task, begin=_nats(task.start, task.test))
         yield replace(task, name=f"{task.name}, plain gradient")
         yield replace(task, name=f"{task.name}, centred gradient", centred=True)
 
@@ -172,8 +179,7 @@ def measured(label: str, task: Task, trainer: Callable[[Task], Trainer], passes:
     Ours(task).update(task.updates_per_pass)
     sides: list[Trainer] = [guarded(lambda: trainer(task))(), Ours(task)]
     block, spent, ratios = math.gcd(*passes), [0.0, 0.0], []
-    start = _nats(task.start, task.test)
-    curves = [[Point(0, 0.0, start)] for _ in sides]
+    curves = [[Point(0, 0.0, task.begin)] for _ in sides]
     for done in range(block, max(passes) + 1, block):
         times = [_cpu_seconds(side, block * task.updates_per_pass) for side in sides]
         ratios.append(times[0] / times[1])

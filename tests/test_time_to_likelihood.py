@@ -1,6 +1,7 @@
 """The part of the benchmark that asks how long the same exact likelihood takes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,11 @@ def test_the_same_training_under_another_name_ends_at_the_same_likelihood(monkey
         assert f"{row['likelihood'][0]:.2f} / {row['likelihood'][1]:.2f} nats" in row["result"]
         json.dumps(row)
     assert [row["truth"] is None for row in rows] == [True, True, False, False]
+
+
+def test_unknown_rows_are_refused():
+    with pytest.raises(ValueError, match=r"--likelihood-data is \('letters',\): give at least one of digits potts"):
+        list(race.tasks(replace(TINY, likelihood_data=("letters",))))
 
 
 def test_our_side_makes_the_updates_of_the_recipe():
