@@ -109,14 +109,16 @@ def finetune(
         on_divergence: "raise" an error where the loss or a parameter leaves the finite numbers, with the model put back
             to the start of that epoch (or to its best weights), or "halve" the learning rates and go on from there.
         checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
-            same call goes on from it to the same bits; a finished run is given back.
+            same call, with the same first weights and data, goes on from it to the same bits; a finished run is given
+            back. What of the data is compared, `train` says.
         checkpoint_seconds: least time from one save to the next; 0 saves after every step.
         device: where to move the model first: "auto" for the first of cuda, mps and cpu that is there; by default it
             stays where it is.
         callback: called with the record of every epoch.
         progress: show a bar.
         description: what the bar calls this run.
-        generator: draws the order of the rows and dropout; it must be on the device of the model.
+        generator: draws the order of the rows and dropout; it must be on the device of the model. Modules of your own
+            that draw in `forward`, and torch's other random ones such as AlphaDropout, draw from torch's global generator.
         seed: likewise, as a number.
 
     Returns:

@@ -114,8 +114,10 @@ def train(
             machine put back to the start of that epoch (or to where the run was taken up in it), or "halve" the
             learning rate and go on from there; from where that does not help, from the start of the run.
         checkpoint: a folder of this run alone. The run is saved there as it goes, also on SIGINT and SIGTERM, and the
-            same call goes on from it to the same bits; a finished run is given back. A DataLoader that shuffles must be
-            given a generator, or the call one of torch's global state.
+            same call, with the same first weights and data, goes on from it to the same bits; a finished run is given
+            back. Tensors and arrays of up to 64 MiB are compared by all values, larger ones by 1,000 evenly spaced
+            rows, a Dataset by its length and the tensors and arrays that it holds. A DataLoader that shuffles must be
+            given a generator, or torch's global one must be seeded before the call.
         checkpoint_seconds: least time from one save to the next; 0 saves after every step.
         initialise_bias: set visible biases that are all zero to the field of the data's mean first.
         monitor_rows: rows of the fixed training subset that the history is computed on.
