@@ -118,7 +118,7 @@ def finetune(
         progress: show a bar.
         description: what the bar calls this run.
         generator: draws the order of the rows and dropout; it must be on the device of the model. Modules of your own
-            that draw in `forward`, and torch's other random ones such as AlphaDropout, draw from torch's global generator.
+            that draw in `forward`, and torch's other random ones, such as AlphaDropout, draw from torch's global one.
         seed: likewise, as a number.
 
     Returns:
