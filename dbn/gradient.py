@@ -129,7 +129,7 @@ def _own_gradient(rbm: RBM, phase: Phase) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def check_learnable(rbm: RBM) -> None:
+def check_learnable(rbm: RBM, name: str = "rbm") -> None:
     """Raise a ValueError where a parameter requires a gradient, but no phase of learning gives it one."""
     free = {name for name, value in rbm.named_parameters() if value.requires_grad} - {*OF_FIELDS}
     if not free:
@@ -138,7 +138,7 @@ def check_learnable(rbm: RBM) -> None:
     moved = [_own_gradient(rbm, phase).keys() for phase in (means, means._replace(visible_field=None))]
     if left := sorted(free - (moved[0] & moved[1])):
         raise ValueError(
-            f"rbm has the parameter {left[0]}, which requires a gradient that its units do not give: let log_base and "
+            f"{name} has the parameter {left[0]}, which requires a gradient that its units do not give: let log_base and "
             "log_partition depend on it, override own_gradient, or set requires_grad to False"
         )
 

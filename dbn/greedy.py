@@ -120,8 +120,8 @@ def _check(layers: Sequence[RBM], plan: Plan, *, validated: bool) -> None:
     choice(plan.upward, ("means", "samples"), "upward")
     choice(plan.start, ("own", "transposed"), "start")
     whole_number(plan.cache_bytes, "cache_bytes", at_least=0)
-    for rbm, recipe in zip(layers, plan.recipes, strict=True):
-        check_fit(rbm, recipe, validated=validated)
+    for place, (rbm, recipe) in enumerate(zip(layers, plan.recipes, strict=True)):
+        check_fit(rbm, recipe, validated=validated, name=f"layer {place + 1}/{len(layers)}: rbm")
     for below, rbm in pairwise(layers):
         if plan.start == "transposed" and rbm.hidden.config() != below.visible.config():
             raise ValueError(

@@ -1,6 +1,7 @@
 """The restricted Boltzmann machine: weights and biases that build fields for two layers of units."""
 
 import copy
+import math
 from os import PathLike
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +19,7 @@ from dbn.arguments import (
     whole_number,
 )
 from dbn.history import DivergenceError
-from dbn.normalisability import Normalisability, normalisability, surely_normalisable
+from dbn.normalisability import Normalisability, normalisability, surely_improper
 from dbn.units import Unit, as_unit, from_config, rebuildable_config
 
 
@@ -51,6 +52,7 @@ class Room(NamedTuple):
 
 
 ANYWHERE = Room()
+_LARGE = 100.0  # values of a chain, from which on a look at the machine is worth its price
 
 
 class RBM(nn.Module):
@@ -114,9 +116,9 @@ class RBM(nn.Module):
     def normalisable(self) -> Normalisability:
         """Whether Z = ∫∫ exp(−E(v, h)) dv dh is finite, without which the machine has no distribution.
 
-        It always is where one side is bounded. With Gaussian units on both sides it is exactly where the margin, the
-        smallest eigenvalue of Γ_v − W Γ_h⁻¹ Wᵀ, is above 0. With ReLU units the margin is a sufficient condition, and
-        the verdict looks further.
+        It always is where one side is bounded. With Gaussian units on both sides it is exactly if Γ_v − W Γ_h⁻¹ Wᵀ is
+        positive definite, which the margin tells in units without dimension. With ReLU units the margin is a
+        sufficient condition, and the verdict looks further.
 
         Returns:
             The verdict and the margin; see `Normalisability`.
@@ -225,7 +227,7 @@ class RBM(nn.Module):
 
         Raises:
             ValueError: where the width is not V, `v` is not finite or `steps` is negative.
-            DivergenceError: where the machine is not normalisable, or the chains leave the finite numbers.
+            DivergenceError: where the chains leave the finite numbers, or grow and the machine is not normalisable.
 
         Example:
             >>> RBM(4, 3, seed=0).gibbs(torch.zeros(2, 4), steps=10, seed=1).shape
@@ -236,16 +238,13 @@ class RBM(nn.Module):
         """
         steps, generator = whole_number(steps, "steps", at_least=0), self._generator(generator, seed)
         check_finite(v := self._visible_rows(v), "v")
-        if steps and is_improper(self):
-            raise DivergenceError(f"v cannot be sampled: {self._without_distribution()}")
         with torch.no_grad():
             for _ in range(steps):
                 h = self.hidden.sample(self.hidden_field(v), generator=generator)
                 v = self.visible.sample(self.visible_field(h), generator=generator)
-        if not bool(v.isfinite().all()):
-            raise DivergenceError(
-                f"v left the finite numbers within {steps} Gibbs steps: {self._without_distribution()}"
-            )
+        largest = max(float(bound.abs()) for bound in torch.aminmax(v)) if v.numel() else 0.0
+        if not math.isfinite(largest) or (largest > _LARGE and is_improper(self)):
+            raise DivergenceError(f"v grew to {largest:.3g} within {steps} Gibbs steps: {self._without_distribution()}")
         return v
 
     def reconstruct(self, v: Tensor) -> Tensor:
@@ -295,7 +294,7 @@ class RBM(nn.Module):
     def _without_distribution(self) -> str:
         return (
             f"{self.visible} and {self.hidden} have no distribution with weights this large (see RBM.normalisable); "
-            "train with a lower learning rate, or bound one side"
+            "train at a lower learning rate, or give bounded units such as Bernoulli on one side"
         )
 
     def _visible_rows(self, v: Tensor) -> Tensor:
@@ -309,10 +308,8 @@ class RBM(nn.Module):
 
 
 def is_improper(rbm: RBM) -> bool:
-    """Whether the machine is known not to be normalisable, at a low price where it is surely normalisable."""
-    if not rbm.has_energy or surely_normalisable(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight):
-        return False
-    return rbm.normalisable().verdict is False
+    """Whether the machine is proven not to be normalisable, as far as that is cheap."""
+    return rbm.has_energy and surely_improper(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight)
 
 
 def check_machine(rbm: Any, name: str = "rbm") -> None:
@@ -328,5 +325,6 @@ def check_machine(rbm: Any, name: str = "rbm") -> None:
     if found.verdict is False:
         raise ValueError(
             f"{name} is not normalisable: with these weights log Z of {rbm.visible} × {rbm.hidden} is infinite (margin "
-            f"{found.margin:.3g}; see RBM.normalisable): train it anew at a lower learning rate, or bound one side"
+            f"{found.margin:.3g}; see RBM.normalisable): give smaller weights, by weight_scale or a lower learning "
+            "rate, or bounded units such as Bernoulli on one side"
         )

@@ -39,8 +39,8 @@ RANKS = {
     "gradient": {"rbm"},
     "estimators": {"rbm", "gradient", "units", "distributed", "arguments"},
     "training": {
-        "rbm", "gradient", "estimators", "batches", "schedules", "course", "keeper", "distributed", "fingerprint",
-        "memory", "history", "recording", "arguments",
+        "rbm", "gradient", "normalisability", "estimators", "batches", "schedules", "course", "keeper", "distributed",
+        "fingerprint", "memory", "history", "recording", "arguments",
     },
     "likelihood": {"rbm", "units", "normalisability", "distributed", "memory", "recording", "arguments", "history"},
     "mlp": {"rbm", "arguments", "scaling"},

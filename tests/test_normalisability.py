@@ -1,6 +1,7 @@
 """Which machines have a distribution: the question they answer, and who refuses those that have none."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from dbn import (
     Joint,
     LogPartition,
     NoisyReLU,
+    Normalisability,
     ReLU,
     Unit,
     ais,
@@ -27,7 +29,8 @@ from dbn import (
     train,
 )
 from dbn.likelihood.bracket import judged
-from dbn.normalisability import strictly_copositive, surely_normalisable
+from dbn.normalisability import strictly_copositive
+from dbn.rbm import is_improper
 from tests.machines import distribution, generator, machine
 
 QUIET = {"progress": False, "seed": 0}
@@ -56,8 +59,9 @@ def test_a_gaussian_machine_is_normalisable_exactly_if_its_quadratic_form_is_def
     form = torch.cat([torch.cat([gamma_v, -w], 1), torch.cat([-w.t(), gamma_h], 1)])
     found = rbm.normalisable()
     assert found.verdict is bool(found) is bool((torch.linalg.eigvalsh(form) > 0).all())
-    assert found.margin == pytest.approx(float(torch.linalg.eigvalsh(gamma_v - w @ gamma_h.inverse() @ w.t())[0]))
-    assert surely_normalisable(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight) is found.verdict
+    scaled = gamma_v.rsqrt().nan_to_num(posinf=0.0) @ w @ gamma_h.rsqrt().nan_to_num(posinf=0.0)
+    assert found.margin == pytest.approx(1 - float(torch.linalg.matrix_norm(scaled, 2)) ** 2)
+    assert is_improper(rbm) is not found.verdict
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,12 @@ def test_a_gaussian_machine_is_normalisable_exactly_if_its_quadratic_form_is_def
         (ReLU(3), ReLU(3), torch.full((3, 3), 0.5), False),
         (ReLU(3), ReLU(3), torch.full((3, 3), -0.5), True),
         (ReLU(3), ReLU(3), torch.full((3, 3), 0.3), True),
-        (ReLU(1), ReLU(1), [[1.0]], False),
+        (ReLU(1), ReLU(1), [[1.0]], None),  # the biases decide
+        (Gaussian(1), Gaussian(1), [[1.0]], None),
+        (ReLU(1), ReLU(1), [[1.001]], False),
+        (Gaussian(2, precision=torch.tensor([1e20, 1e4])), Gaussian(1), [[9e9], [0.0]], True),
+        (Gaussian(2, precision=torch.tensor([1e20, 1e4])), Gaussian(1), [[1.1e10], [0.0]], False),
+        (Gaussian(1), Gaussian(1), [[1e200]], None),
         (ReLU(1), ReLU(1), [[-50.0]], True),
         (Gaussian(1), ReLU(2), [[0.9, -0.9]], True),  # the two pull apart, and only one can be large
         (Gaussian(1), ReLU(2), [[0.9, 0.9]], False),
@@ -169,8 +178,8 @@ def test_stacks_and_chains_without_a_distribution_are_refused_too():
     stack.layers[0].load_state_dict(rbm.state_dict())
     with pytest.raises(ValueError, match="the top machine of stack is not normalisable"):
         lower_bound(stack, ROWS, 1.0)
-    with pytest.raises(DivergenceError, match=r"v cannot be sampled: .* have no distribution"):
-        rbm.gibbs(ROWS, 1000)
+    with pytest.raises(DivergenceError, match=r"v grew to .* have no distribution with weights this large"):
+        rbm.gibbs(ROWS, 40, seed=0)
     assert torch.equal(rbm.gibbs(ROWS, 0), ROWS)
 
 
@@ -220,6 +229,41 @@ def test_a_verdict_with_nan_or_a_handful_of_chains_is_not_trusted(forward, rever
 def test_twenty_even_chains_are_heard_and_an_unknown_tail_is_not_trusted():
     forward = (estimate(500.0, ess=19.0, chains=20),)
     assert judged(forward, estimate(500.5)).trusted
-    found = judged(forward, estimate(500.5), normalisable=None)
+    found = judged(forward, estimate(500.5), normalisable=Normalisability(None, math.nan))
     assert (found.trusted, found.value) == (False, 500.0)
     assert "not known whether the machine is normalisable" in found.doubts[0]
+
+
+def test_a_class_with_a_base_measure_of_its_own_is_not_taken_for_a_gaussian():
+    class Peaked(Gaussian):
+        def log_base(self, x):
+            return super().log_base(x) - x.abs().sum(-1)
+
+    assert RBM(Peaked(1), Gaussian(1)).normalisable().verdict is None
+    with pytest.raises(TypeError, match="infinitely many states"):
+        exact_log_partition(RBM(Peaked(1), Gaussian(1)))
+
+
+def test_machines_at_the_border_are_refused_by_name_and_not_by_linear_algebra():
+    for weight in ([[1.0]], [[1.0 - 1e-16]], [[math.inf]]):
+        with pytest.raises(ValueError, match=r"rbm is (too close to losing|not normalisable)"):
+            exact_log_partition(with_weight(Gaussian(1), Gaussian(1), weight))
+
+
+def test_a_bracket_of_a_gaussian_machine_is_held_to_its_exact_value():
+    rbm = with_weight(Gaussian(1), Gaussian(1), [[math.sqrt(1 - 1e-4)]])
+    torch.nn.init.constant_(rbm.visible_bias, 0.1)
+    torch.nn.init.constant_(rbm.hidden_bias, 0.1)
+    rows = torch.randn(50, 1, dtype=torch.float64, generator=generator(0))
+    found = bracket(rbm, rows, temperatures=300, gibbs_steps=100, **QUIET)
+    assert not found.trusted
+    assert any("nats from the exact log Z" in doubt for doubt in found.doubts)
+
+
+def test_large_machines_are_judged_in_little_time():
+    rbm = RBM(ReLU(400), ReLU(250), weight_scale=1.02 / (400**0.5 + 250**0.5), seed=0)
+    started = time.process_time()
+    rbm.normalisable()
+    rbm.gibbs(torch.ones(1, 400), 1, seed=0)
+    train(rbm, torch.rand(10, 400, generator=generator(0)), epochs=1, learning_rate=0.0, **QUIET)
+    assert time.process_time() - started < 10  # 103 s by a search over all directions

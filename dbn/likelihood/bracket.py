@@ -10,10 +10,14 @@ from torch import Generator, Tensor
 from dbn import distributed
 from dbn.arguments import as_generator, as_rows, check_finite, whole_number
 from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
+from dbn.likelihood.enumeration import exact_log_partition, is_gaussian
+from dbn.normalisability import Normalisability
 from dbn.rbm import RBM, check_machine
 
 _ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be heard
 _FEWEST = 5.0  # effective chains that it needs in any case
+_NARROW = 0.01  # margin of `RBM.normalisable` below which chains are not believed
+_BOUNDED = Normalisability(True, math.inf)
 _GAP = 2.0  # nats between forward and reverse, or between bases, beyond which something is wrong
 
 
@@ -101,11 +105,26 @@ def bracket(
     first, last, _ = distributed.portion(chains)
     samples = distributed.gathered_rows(rbm.gibbs(rows[chosen[first:last]], gibbs_steps, generator=draws.own))
     reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
-    return judged(forward, reverse, normalisable=rbm.normalisable().verdict)
+    found = rbm.normalisable()
+    exact = float(exact_log_partition(rbm)) if found and is_gaussian(rbm) else None
+    return judged(forward, reverse, normalisable=found, exact=exact)
 
 
-def judged(forward: tuple[LogPartition, ...], reverse: LogPartition, *, normalisable: bool | None = True) -> Bracket:
-    """The verdict on estimates from several bases and from the other side, of a machine that may be normalisable."""
+def judged(
+    forward: tuple[LogPartition, ...],
+    reverse: LogPartition,
+    *,
+    normalisable: Normalisability = _BOUNDED,
+    exact: float | None = None,
+) -> Bracket:
+    """The verdict on estimates from several bases and from the other side.
+
+    Args:
+        forward: from each base.
+        reverse: from the other side.
+        normalisable: what is known of the machine's distribution.
+        exact: log Z itself, of machines of which it is known.
+    """
     finite = [estimate for estimate in forward if math.isfinite(estimate.value)]
     heard = [estimate for estimate in finite if estimate.ess >= max(_FEWEST, _ADEQUATE * estimate.chains)]
     best = max(heard or finite or forward, key=lambda estimate: estimate.value)
@@ -116,8 +135,17 @@ def judged(forward: tuple[LogPartition, ...], reverse: LogPartition, *, normalis
         if best.value - other.value > _GAP
     ]
     serious = []
-    if normalisable is None:
+    if normalisable.verdict is None:
         serious.append("it is not known whether the machine is normalisable: see RBM.normalisable")
+    elif normalisable.margin < _NARROW and exact is None:
+        serious.append(
+            f"the machine is close to losing its distribution (margin {normalisable.margin:.2g}; see "
+            "RBM.normalisable): chains reach its large values slowly"
+        )
+    if exact is not None and not abs(best.value - exact) <= _GAP:
+        serious.append(
+            f"log Z is {best.value - exact:.1f} nats from the exact log Z of this Gaussian machine, {exact:.1f}"
+        )
     if not all(math.isfinite(estimate.value) for estimate in (*forward, reverse)):
         serious.append("an estimate is not a finite number: the chains have left the finite numbers")
     if not heard:

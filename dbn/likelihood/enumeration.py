@@ -36,7 +36,7 @@ def exact_log_partition(rbm: RBM) -> Tensor:
         tensor(3.4657, dtype=torch.float64)
     """
     check_machine(rbm)
-    if rbm.visible.tails().exact and rbm.hidden.tails().exact:
+    if is_gaussian(rbm):
         return _gaussian_log_partition(in_double(rbm))
     counts = {"visible": rbm.visible.cardinality, "hidden": rbm.hidden.cardinality}
     finite = {side: count for side, count in counts.items() if count is not None}
@@ -67,13 +67,24 @@ def log_partition_over(rbm: RBM, side: str) -> Tensor:
     return total
 
 
+def is_gaussian(rbm: RBM) -> bool:
+    """Whether all units of both sides are Gaussian, so that log Z is a determinant."""
+    return rbm.visible.tails().exact and rbm.hidden.tails().exact
+
+
 def _gaussian_log_partition(rbm: RBM) -> Tensor:
     """log Z of a machine in float64 with Gaussian units on both sides."""
     energy = far_energy(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight)
     assert energy is not None
-    factor, biases = torch.linalg.cholesky(energy.form()), torch.cat([rbm.visible_bias, rbm.hidden_bias])
+    factor, failed = torch.linalg.cholesky_ex(energy.form())
+    if int(failed) or not rbm.normalisable():
+        raise ValueError(
+            "rbm is too close to losing its distribution for float64 (see RBM.normalisable): give smaller weights"
+        )
+    precisions = torch.cat(energy.precisions)
+    biases = torch.cat([rbm.visible_bias, rbm.hidden_bias]) / precisions.sqrt()
     whitened = torch.linalg.solve_triangular(factor, biases[:, None], upper=False)
-    total: Tensor = whitened.square().sum() / 2 - factor.diag().log().sum()
+    total: Tensor = whitened.square().sum() / 2 - factor.diag().log().sum() - precisions.log().sum() / 2
     return total + len(biases) / 2 * math.log(2 * math.pi)
 
 

@@ -15,6 +15,7 @@ from dbn.batches import Source
 from dbn.course import finite
 from dbn.estimators import Estimator
 from dbn.history import Record
+from dbn.normalisability import far_energy, margin_of
 from dbn.rbm import RBM, is_improper
 from dbn.training.chain_gap import chain_gap
 
@@ -80,7 +81,9 @@ class Monitor:
 
     def _margin(self, like: Tensor) -> dict[str, Tensor]:
         """The margin of `RBM.normalisable`, of machines that may have no distribution."""
-        margin = self.rbm.normalisable().margin if self.rbm.has_energy else math.nan
+        rbm = self.rbm
+        energy = far_energy(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight) if rbm.has_energy else None
+        margin = margin_of(energy)
         return {"normalisable_margin": like.new_tensor(margin)} if math.isfinite(margin) else {}
 
     @torch.no_grad()

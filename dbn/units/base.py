@@ -14,11 +14,13 @@ _PLAIN = (bool, int, float, str)
 class Tails(NamedTuple):
     """How the base measure of every column of a layer falls off far from zero: as exp(−γx²/2).
 
-    `precision` (size,) holds γ: infinity for values that are bounded, NaN where it is unknown. `nonnegative` (size,)
-    tells which columns take no values below zero. `exact` tells whether the base measure is exp(−γx²/2) on all of ℝ.
+    `precision` (size,) holds γ, NaN where it is unknown; `bounded` and `nonnegative` (size,) tell which columns take
+    values in a finite range, and which none below zero. `exact` tells whether the base measure is exp(−γx²/2) on all of
+    ℝ, in every column.
     """
 
     precision: Tensor
+    bounded: Tensor
     nonnegative: Tensor
     exact: bool = False
 
@@ -31,6 +33,7 @@ class Unit(nn.Module, ABC):
 
     Units of your own derive from this class. `RBM.load` finds the class by its name, once it has been defined, and
     builds it from what `config` returns. Parameters of the units that require a gradient are learned with the weights.
+    Units without bounds say by `tails` how their base measure falls off.
 
     Source: M. Welling, M. Rosen-Zvi, G. Hinton (2005), Exponential family harmoniums.
     """
@@ -122,10 +125,13 @@ class Unit(nn.Module, ABC):
         raise TypeError(f"{self} has infinitely many states: there are none to put in the place of another")
 
     def tails(self) -> Tails:
-        """How the base measure falls off, by which a machine judges whether it has a distribution."""
+        """How the base measure falls off, by which a machine judges whether it has a distribution.
+
+        By default this is unknown of units without bounds; units of your own say it here.
+        """
+        nothing = torch.full((self.size,), np.nan, dtype=torch.float64, device="cpu")
         bounded = all(np.isfinite(bound) for bound in self.support)
-        precision = torch.full((self.size,), np.inf if bounded else np.nan, dtype=torch.float64, device="cpu")
-        return Tails(precision, torch.full((self.size,), self.support[0] >= 0, dtype=torch.bool, device="cpu"))
+        return Tails(nothing, nothing.isnan() & bounded, nothing.isnan() & (self.support[0] >= 0))
 
     def learned_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of the units themselves that require a gradient, by their names."""

@@ -84,8 +84,11 @@ class Gaussian(Unit):
         return nn.Identity() if bool((self.log_precision == 0).all()) else _Scale(1 / self.precision.detach())
 
     def tails(self) -> Tails:
-        precision = self.precision.detach().double().cpu()
-        return Tails(precision, torch.zeros_like(precision, dtype=torch.bool), exact=True)
+        kind = type(self)
+        if kind.log_base is not Gaussian.log_base or kind.log_partition is not Gaussian.log_partition:
+            return super().tails()  # of a class with a base measure of its own
+        no = torch.zeros(self.size, dtype=torch.bool, device="cpu")
+        return Tails(self.precision.detach().double().cpu(), no, no, exact=True)
 
     def own_gradient(self, x: Tensor, *, field: Tensor | None = None) -> dict[str, Tensor]:
         # E[x² | η] = E[x | η]² + 1/γ, with no need of the field itself.

@@ -112,8 +112,8 @@ class Joint(Unit):
         raise IndexError(f"{self} have no variable with the number {place}")
 
     def tails(self) -> Tails:
-        precision, nonnegative, exact = zip(*(part.tails() for part in self._units()), strict=True)
-        return Tails(torch.cat(precision), torch.cat(nonnegative), all(exact))
+        precision, bounded, nonnegative, exact = zip(*(part.tails() for part in self._units()), strict=True)
+        return Tails(torch.cat(precision), torch.cat(bounded), torch.cat(nonnegative), all(exact))
 
     def own_gradient(self, x: Tensor, *, field: Tensor | None = None) -> dict[str, Tensor]:
         fields = [None] * len(self.parts) if field is None else [columns for _, columns in self._split(field)]

@@ -74,8 +74,11 @@ class ReLU(Unit):
         return _field_of_truncated_mean(mean.clamp(min=1e-2))
 
     def tails(self) -> Tails:
+        kind = type(self)
+        if kind.log_base is not ReLU.log_base or kind.log_partition is not ReLU.log_partition:
+            return super().tails()  # of a class with a base measure of its own
         ones = torch.ones(self.size, dtype=torch.float64, device="cpu")
-        return Tails(ones, ones.bool())
+        return Tails(ones, ~ones.bool(), ones.bool())
 
     def activation(self) -> nn.Module:
         return _TruncatedMean()
@@ -86,6 +89,9 @@ class NoisyReLU(Unit):
 
     The infinite tied stack of Bernoulli units that they approximate has no finite energy of this form: they train and
     encode, but every likelihood refuses them. Use `ReLU` where a likelihood is wanted.
+
+    What is called the mean here, max(0, η), is not the mean of the samples. `sample` takes it for the field where it is
+    above 0, and elsewhere the field that it is given, up to 0.
 
     Source: V. Nair, G. Hinton (2010), Rectified linear units improve restricted Boltzmann machines.
 
