@@ -327,7 +327,7 @@ class DBN(nn.Module):
         """
         saved = load(path, kind="DBN")
         with torch.device("cpu"):
-            stack = cls([from_config(config) for config in saved["units"]])
+            stack = cls([from_config(config) for config in saved["units"]], seed=0)
         stack.to(saved["state"]["layers.0.weight"].dtype).load_state_dict(saved["state"])
         return stack
 

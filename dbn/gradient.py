@@ -138,8 +138,8 @@ def check_learnable(rbm: RBM, name: str = "rbm") -> None:
     moved = [_own_gradient(rbm, phase).keys() for phase in (means, means._replace(visible_field=None))]
     if left := sorted(free - (moved[0] & moved[1])):
         raise ValueError(
-            f"{name} has the parameter {left[0]}, which requires a gradient that its units do not give: let log_base and "
-            "log_partition depend on it, override own_gradient, or set requires_grad to False"
+            f"{name} has the parameter {left[0]}, which requires a gradient that its units do not give: let log_base "
+            "and log_partition depend on it, override own_gradient, or set requires_grad to False"
         )
 
 

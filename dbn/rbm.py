@@ -284,7 +284,7 @@ class RBM(nn.Module):
         """
         saved = checkpoint.load(path, kind="RBM")
         with torch.device("cpu"):
-            rbm = cls(*(from_config(config) for config in saved["units"]))
+            rbm = cls(*(from_config(config) for config in saved["units"]), seed=0)
         rbm.to(saved["state"]["weight"].dtype).load_state_dict(saved["state"])
         return rbm
 

@@ -217,7 +217,7 @@ def test_units_that_could_not_be_loaded_are_not_saved(tmp_path):
             super().__init__(size)
             self.shift = shift
 
-    cases = {Unsaid(2, 1.0): "unit Unsaid is not built from", Forgotten(2, 3.0): "a config.. that holds its arguments",
+    cases = {Unsaid(2, 1.0): "unit Unsaid is not built from", Forgotten(2, 3.0): "has another shift: let config",
              Bernoulli(2): "a name of its own"}  # fmt: skip
     for units, message in cases.items():
         with pytest.raises(ValueError, match=message):

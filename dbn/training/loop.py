@@ -250,7 +250,8 @@ def run(
             callback(entry)
             step.look_again()
 
-    with course.bar(recipe.epochs, progress) as bar, closing(step):
+    full = torch.autocast(rbm.weight.device.type, enabled=False)
+    with course.bar(recipe.epochs, progress) as bar, closing(step), full:
         while course.epoch < recipe.epochs and not best.stopped:
             for v, _, share in course.batches(learner.place):
                 now, done = (

@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 _DRAWN_IN = (torch.float32, torch.float64)
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, list, tuple, Tensor)
+_NO_SETTINGS = ("training", "suggested_learning_rate", "learning_rate_factor", "replayable", "draws_from_mean")
 
 
 class Tails(NamedTuple):
@@ -221,9 +222,14 @@ def rebuildable_config(units: Unit, name: str) -> dict[str, Any]:
         ValueError: where they could be saved, but not loaded.
     """
     config = units.config()
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         again = from_config(config)
-    if _description(again) != _description(units):
+    if type(again) is type(units) and (lost := _first_difference(units, again)):
+        raise ValueError(
+            f"{name} are {units}, but what their config() {config} builds has another {lost}: let config() hold the "
+            "arguments that decide it"
+        )
+    if type(again) is not type(units):
         raise ValueError(
             f"{name} are {units} of the class {_name_of(type(units))}, but their config() {config} builds {again} of "
             f"{_name_of(type(again))}: give the class a name of its own, and a config() that holds its arguments"
@@ -231,13 +237,23 @@ def rebuildable_config(units: Unit, name: str) -> dict[str, Any]:
     return config
 
 
-def _description(units: Unit) -> list[Any]:
-    """Class, plain settings and shapes of parameters and buffers, of units and of what they are made of."""
-    parts = [
-        (_name_of(type(part)), {k: v for k, v in vars(part).items() if k != "training" and isinstance(v, _PLAIN)})
-        for part in units.modules()
-    ]
-    return [parts, {name: value.shape for name, value in units.state_dict().items()}]
+def _first_difference(units: Unit, again: Unit) -> str:
+    """The name of a setting, or of a parameter's shape, that rebuilt units have lost; empty where all came back."""
+    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (units, again)]
+    if shapes[0] != shapes[1]:
+        return "shape of parameters"
+    for part, other in zip(units.modules(), again.modules(), strict=True):
+        for name, value in vars(part).items():
+            own = not name.startswith("_") and name not in _NO_SETTINGS
+            if own and isinstance(value, _PLAIN) and not _equal(value, vars(other).get(name)):
+                return name
+    return ""
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _name_of(kind: type) -> str:
@@ -256,7 +272,9 @@ def normal(like: Tensor, generator: Generator | None) -> Tensor:
 
 def _unfilled(like: Tensor) -> Tensor:
     if like.dtype not in _DRAWN_IN:
-        raise TypeError(f"field is {like.dtype}, whose probabilities have few digits: give float32 or float64")
+        raise TypeError(
+            f"field is {like.dtype}, whose probabilities have few digits: give float32 or float64, outside of autocast"
+        )
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
