@@ -8,7 +8,18 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import annealing, benchmark, bound, compare, faults, finetune, likelihood, pretrain, time_to_likelihood
+from experiments import (
+    annealing,
+    benchmark,
+    bound,
+    compare,
+    defaults,
+    faults,
+    finetune,
+    likelihood,
+    pretrain,
+    time_to_likelihood,
+)
 from experiments.command_line import parse
 from experiments.growth import leaving
 from experiments.records import launch, mean_sd, paired_interval
@@ -297,7 +308,22 @@ def test_a_second_machine_starts_from_the_bound_that_is_the_first_ones_likelihoo
     assert before["forward"] == pytest.approx(alone["forward"], abs=0.5)
 
 
-@pytest.mark.parametrize("module", [annealing, benchmark, bound, pretrain, finetune, compare, likelihood])
+def test_defaults_are_held_against_independent_columns(tmp_path):
+    pytest.importorskip("sklearn", reason="the table comes with scikit-learn")
+    content = defaults.main(["tiny", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(content))
+    assert [(arm["data"], arm["estimator"], arm["seed"]) for arm in content["arms"]] == [
+        (data, name, seed) for data in ("digits", "table") for name in ("CD-1", "PCD") for seed in (0, 1)
+    ]
+    by_columns = {arm["data"]: arm["independent_test"] for arm in content["arms"]}
+    assert by_columns["digits"] == pytest.approx(-207.05, abs=0.1)
+    assert all(abs(arm["test"] - by_columns[arm["data"]]) < 15 for arm in content["arms"])
+    assert ["chain_gap" in arm["last_record"] for arm in content["arms"][:4]] == [False, False, True, True]
+    with pytest.raises(ValueError, match="data is"):
+        defaults.main(["tiny", "--data", "words", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("module", [annealing, benchmark, bound, pretrain, finetune, compare, defaults, likelihood])
 def test_help_names_presets_and_defaults(module, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])

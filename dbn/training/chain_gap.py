@@ -10,7 +10,7 @@ _MOST = 2**16  # entries of ⟨v h⟩ that are looked at
 
 
 @torch.no_grad()
-def chain_gap(rbm: RBM, data: Tensor, chains: Tensor) -> Tensor:
+def chain_gap(rbm: RBM, data: Tensor, chains: Tensor, hidden: Tensor | None = None) -> Tensor:
     """The difference of chains and data in ⟨v⟩ and ⟨v h⟩ over its standard error, rms over entries.
 
     z_i = (⟨x_i⟩_data − ⟨x_i⟩_chains) / √(s_i² (1/n + 1/m)), with s_i² the variance of x_i over the n rows and m chains
@@ -26,10 +26,11 @@ def chain_gap(rbm: RBM, data: Tensor, chains: Tensor) -> Tensor:
         rbm: the machine.
         data: rows (n, V), the same on all processes.
         chains: states v of the chains of this process (m, V); m counts those of all processes.
+        hidden: E[h | v] at the data (n, H), if known.
     """
     count = distributed.sums(len(chains))[0]
     every = -(-rbm.weight.numel() // _MOST)
-    h = rbm.mean_hidden(data)[:, ::every]
+    h = (rbm.mean_hidden(data) if hidden is None else hidden)[:, ::every]
     offsets = data.mean(0), h.mean(0)
     of_data = _moments(data, h, offsets)
     of_chains = distributed.means(len(chains) / count, *_moments(chains, rbm.mean_hidden(chains)[:, ::every], offsets))

@@ -56,7 +56,7 @@ class Monitor:
             values["free_energy_gap"] = gap
         chains = None if self.estimator is None else self.estimator.chains_visible(self.rbm)
         if chains is not None:
-            values["chain_gap"] = chain_gap(self.rbm, self.train, chains)
+            values["chain_gap"] = chain_gap(self.rbm, self.train, chains, hidden)
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def state(self) -> float:
