@@ -106,7 +106,10 @@ def initialise(
         if scheme == "permuted":
             weight.copy_(_permuted(weight, generator))
         elif weight.numel():
-            _SCHEMES[scheme](weight, generator, scale)
+            # torch draws orthogonal weights in no half precision, and hardly anything in quarter precision
+            drawn = weight if weight.element_size() >= torch.float32.itemsize else weight.float()
+            _SCHEMES[scheme](drawn, generator, scale)
+            weight.copy_(drawn)
         if bias is not None:
             bias.copy_(_permuted(bias, generator) if scheme == "permuted" else torch.zeros_like(bias))
     return model

@@ -56,6 +56,14 @@ def test_variance_is_that_of_the_table(scheme, kind, factor):
     assert not bool(layer.bias.any())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "permuted"])
+def test_a_start_in_fewer_digits_is_that_of_single_precision_rounded(scheme, dtype):
+    single, narrow = (initialise(nn.Linear(9, 7).to(kind), scheme, seed=0) for kind in (torch.float32, dtype))
+    assert narrow.weight.dtype == narrow.bias.dtype == dtype
+    assert torch.equal(narrow.weight.float(), single.weight.to(dtype).float())
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_orthogonal_rows_or_columns(kind, scale):
