@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -199,6 +199,8 @@ class Keeper:
 def _made(folder: Any) -> Path:
     """The folder by its full name, made where it is missing."""
     check_instance(folder, str | PathLike, "checkpoint", "the name of a folder")
+    if not fspath(folder) or "\0" in str(folder):  # an empty name would be the folder where the process runs
+        raise ValueError(f"checkpoint is {str(folder)!r}: give the name of a folder of this run alone")
     path = Path(folder).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,20 @@ def test_the_folder_of_another_run_is_refused_by_what_differs(change, named, tmp
         train(**{**settings, **change})
 
 
+@pytest.mark.parametrize("folder", ["", "a\0b"], ids=repr)
+def test_an_empty_name_is_not_the_folder_where_the_process_runs(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = (
+        lambda: train(RBM(6, 4), ROWS, epochs=1, checkpoint=folder, **QUIET),
+        lambda: DBN([6, 4]).pretrain(ROWS, epochs=1, checkpoint=folder, **QUIET),
+        lambda: finetune(nn.Sequential(nn.Linear(6, 2)), ROWS, LABELS, epochs=1, checkpoint=folder, **QUIET),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^checkpoint is '.*': give the name of a folder of this run alone"):
+            call()
+    assert os.listdir(tmp_path) == []
+
+
 def test_no_estimator_is_the_one_by_default_and_chains_that_start_elsewhere_are_others(tmp_path):
     settings = {"epochs": 1, **QUIET}
     train(RBM(6, 4, seed=0), ROWS, checkpoint=tmp_path / "a", **settings)
