@@ -26,24 +26,30 @@ from dbn import (
     datasets,
     schedules,
 )
+from experiments.draw import Draw
 from experiments.kinds import (
     ANNEALING,
     BOTTOM,
+    BOTTOM_DATA,
     CALLBACK,
     COUNT,
+    DATA,
     DRAWS,
     EVERY,
     FLAG,
     FREE,
     HIDDEN,
     ITSELF,
+    LABELLED,
     LADDER,
     LEARNING,
     LOADS,
     LOG_Z,
     MAYBE,
     NETWORK_ROWS,
+    PATH,
     RATE,
+    SAVES,
     SCHEDULE,
     SEED,
     STEPS,
@@ -51,18 +57,14 @@ from experiments.kinds import (
     UNIT,
     VISIBLE,
     Kind,
-    machine,
-    network,
-    nothing,
     one_of,
     plain_labels,
     plain_pair,
-    stack,
     strange_labels,
     strange_pair,
     words_of,
 )
-from experiments.strange import Draw
+from experiments.subjects import machine, network, nothing, stack
 
 
 class Face(NamedTuple):
@@ -99,6 +101,12 @@ def _pretrained(subject: Any, data: Any, epochs: Any = 1, **given: Any) -> Any:
     return subject.pretrain(data, epochs=epochs, **given)
 
 
+def _saved(subject: RBM, path: Any) -> RBM:
+    """What is saved and loaded again."""
+    subject.save(path)
+    return RBM.load(path)
+
+
 def _method(name: str) -> Callable[..., Any]:
     return lambda subject, **given: getattr(subject, name)(**given)
 
@@ -122,6 +130,15 @@ def _layers(method: str, arguments: dict[str, Kind], more: dict[str, Kind] | Non
 
 
 _SIZE = {"size": COUNT}
+_FINETUNING = {
+    "batch_size": FREE, "learning_rate": SCHEDULE, "head_learning_rate": SCHEDULE, "weight_decay": RATE,
+    "max_norm": MAYBE,
+    "optimiser": one_of(["adam", "sgd", torch.optim.AdamW], ["lbfgs", lambda groups, lr: None], called=True),
+    "validation": Kind(plain_pair, strange_pair), "patience": EVERY, "callback": CALLBACK,
+    "loss": one_of([nn.functional.cross_entropy], [3, "mse", lambda a, b: None, lambda a, b: a], called=True),
+    "device": one_of([None, "cpu", "auto"], ["cuda:99", "meta", "nowhere", torch.device]),
+    "description": one_of(["fine-tuning"]), "progress": FLAG, **SAVES, **DRAWS,
+}  # fmt: skip
 _NOTHING: dict[str, Kind] = {}
 
 #: Every name of the public face that takes input.
@@ -145,6 +162,7 @@ FACES: dict[str, Face] = {
     "RBM.sample_hidden": _layers("sample_hidden", {"v": VISIBLE}, DRAWS),
     "RBM.sample_visible": _layers("sample_visible", {"h": HIDDEN}, DRAWS),
     "RBM.gibbs": _layers("gibbs", {"v": VISIBLE}, {"steps": STEPS, **DRAWS}),
+    "RBM.save": Face(machine, _saved, {"path": PATH}),
     "CD": Face(nothing, _only(CD), {}, {"steps": FREE, "sample_visible": FLAG, "mean_field": FLAG}),
     "PCD": Face(nothing, _only(PCD), {}, {"chains": FREE, "steps": FREE, "start": words_of("noise", "data")}),
     "FastPCD": Face(nothing, _only(FastPCD), {}, {"chains": FREE, "steps": FREE, "rate": RATE, "decay": RATE,
@@ -162,7 +180,7 @@ FACES: dict[str, Face] = {
     "train": Face(
         machine,
         lambda subject, **given: dbn.train(**given),
-        {"rbm": ITSELF, "data": VISIBLE, "epochs": one_of([0, 1, 1, 1])},
+        {"rbm": ITSELF, "data": DATA, "epochs": one_of([0, 1, 1, 1])},
         {"validation": VISIBLE, "description": one_of(["training"]), **LEARNING},
         also=("labels",),
     ),
@@ -180,10 +198,10 @@ FACES: dict[str, Face] = {
     "DBN.pretrain": Face(
         stack,
         _pretrained,
-        {"data": BOTTOM},
+        {"data": BOTTOM_DATA},
         {"epochs": one_of([0, 1]), "validation": BOTTOM, "upward": words_of("means", "samples"),
          "start": words_of("own", "transposed"), "cache_bytes": one_of([0, 2**31], huge=True), **LEARNING},
-        also=("labels",),
+        also=("labels", "rbm"),
     ),
     "initialise": Face(
         network,
@@ -195,15 +213,19 @@ FACES: dict[str, Face] = {
         network,
         lambda subject, **given: dbn.finetune(**given),
         {"model": ITSELF, "x": NETWORK_ROWS, "y": Kind(plain_labels, strange_labels), "epochs": one_of([0, 1, 1])},
-        {"batch_size": FREE, "learning_rate": SCHEDULE, "head_learning_rate": SCHEDULE, "weight_decay": RATE,
-         "max_norm": MAYBE,
-         "optimiser": one_of(["adam", "sgd", torch.optim.AdamW], ["lbfgs", lambda groups, lr: None], called=True),
-         "validation": Kind(plain_pair, strange_pair), "patience": EVERY, "callback": CALLBACK,
-         "loss": one_of([nn.functional.cross_entropy], [3, "mse", lambda a, b: None, lambda a, b: a], called=True),
-         "device": one_of([None, "cpu", "auto"], ["cuda:99", "meta", "nowhere", torch.device]),
-         "description": one_of(["fine-tuning"]), "progress": FLAG, **DRAWS},
+        _FINETUNING,
         also=("labels",),
     ),
+    "finetune, loader": Face(
+        network,
+        lambda subject, **given: dbn.finetune(**given),
+        {"model": ITSELF, "x": LABELLED, "epochs": one_of([0, 1, 1])},
+        _FINETUNING,
+        also=("labels",),
+    ),
+    **{f"{name}, loader": Face(network, lambda subject, call=call, **given: call(**given),
+                               {"model": ITSELF, "x": LABELLED}, also=("labels",))
+       for name, call in (("evaluate", dbn.evaluate), ("predict", dbn.predict))},
     "evaluate": Face(
         network,
         lambda subject, **given: dbn.evaluate(**given),
@@ -232,7 +254,7 @@ FACES: dict[str, Face] = {
     "pseudo_log_likelihood": Face(machine, _only(dbn.pseudo_log_likelihood), {"rbm": ITSELF, "x": VISIBLE},
                                   {"variables": one_of([1, 2, None], huge=True), **DRAWS}),
     "score_by_ais": Face(machine, lambda subject, **given: _scored(subject=subject, **given), {"held_back": VISIBLE},
-                         {"chains": COUNT, "temperatures": COUNT, "seed": SEED}, also=("x",)),
+                         {"chains": COUNT, "temperatures": COUNT, "seed": SEED}, also=("x", "rbm")),
     "lower_bound": Face(stack, _only(dbn.lower_bound), {"stack": ITSELF, "x": BOTTOM, "log_partition": LOG_Z},
                         {"samples": COUNT, **DRAWS}),
     "datasets.load": Face(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.strange import Draw, Given
+from experiments.draw import Draw, Given
 
 _ROWS = 30
 

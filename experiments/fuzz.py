@@ -2,9 +2,11 @@
 
 Names of the public face are called with strange arguments, drawn by a seed, one or two at a time among plain ones. A
 call works, or answers with numbers that are not finite because the input was not, or was too large to be squared. Or it
-is refused: by a ValueError or a TypeError that the library raises itself, names an argument and says what to do. Or it
-diverges (DivergenceError), or passes on what the user's own data set raised. Anything else is a finding: another error,
-a warning, a message that names no argument, NaN out of finite numbers, or something changed by a call that was refused.
+is refused: by a ValueError, a TypeError or an OSError that the library raises itself, names an argument and says what
+to do. Or it diverges (DivergenceError), or passes on what the user's own data set raised. Anything else is a finding:
+another error, a warning, a message that names no argument, plain inputs refused that go together, NaN out of finite
+numbers, or something changed by a call that was refused. Some calls run under another default dtype, on machines in
+double or half precision, or of a user's own units.
 `--first N --cases 1` gives case N again.
 """
 
@@ -35,9 +37,10 @@ import dbn
 from dbn import DivergenceError, EarlyStopping, Evaluation, History, datasets
 from dbn.datasets import DataSplit
 from experiments.command_line import option, parse
+from experiments.draw import Draw, Given
 from experiments.faces import FACES, Face
 from experiments.records import as_dict, environment, launch, write_json
-from experiments.strange import Draw, Given
+from experiments.subjects import surroundings, words_for
 from experiments.tables import aligned
 
 
@@ -56,8 +59,12 @@ class Config:
 PRESETS = {"all": Config(), "tiny": Config(cases=300, out="runs/fuzz-tiny")}
 
 OUTCOMES = ("works", "not finite", "refused", "diverged", "passed on")
+#: Why inputs that are each plain may be refused together.
+_APART = re.compile(
+    r"few digits|no energy|normalisable|infinitely many|both given|validation|binarise|neither a score|transposed"
+)
 _HOUSE = str(Path(dbn.__file__).parent)
-_OWN = str(Path(__file__).with_name("strange.py"))
+_OWN = [str(Path(__file__).with_name(name)) for name in ("holders.py", "loaders.py")]
 _LOADING = str(Path(torch.utils.data.__file__).parent)
 
 
@@ -103,18 +110,22 @@ def _case(name: str, place: int, config: Config) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         draw, face = Draw(config.seed, place, Path(folder)), FACES[name]
         torch.manual_seed(draw.random.randrange(2**62))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what strange inputs make of themselves
-            subject = face.make(draw)
-            given = _arguments(draw, face, subject)
-        outcome, message = _outcome(face, subject, given, config.seconds)
-    return Outcome(name, outcome, place, "; ".join(f"{key}={value.words}" for key, value in given.items()), message)
+        with surroundings(draw) as around:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what strange inputs make of themselves
+                subject = face.make(draw)
+                given = _arguments(draw, face, subject)
+            outcome, message = _outcome(face, subject, given, config.seconds)
+    if outcome == "refused" and not draw.strange and not _APART.search(message):
+        outcome = "finding: refuses plain inputs"
+    words = [around, words_for(subject), *(f"{key}={value.words}" for key, value in given.items())]
+    return Outcome(name, outcome, place, "; ".join(filter(None, words)), message)
 
 
 def _arguments(draw: Draw, face: Face, subject: Any) -> dict[str, Given]:
     """All needed arguments and some others, of which at most two are strange."""
     kinds = {**face.needed, **face.more}
-    strange = {draw.one(list(kinds)) for _ in range(draw.one([0, 1, 1, 1, 1, 1, 2]))} if kinds else set()
+    draw.strange = strange = {draw.one(list(kinds)) for _ in range(draw.one([0, 1, 1, 1, 1, 1, 2]))} if kinds else set()
     given: dict[str, Given] = {}
     for name, kind in kinds.items():
         if name in strange:
@@ -149,9 +160,15 @@ def _judged_answer(answer: Any, subject: Any, given: dict[str, Given]) -> tuple[
     numbers = list(_numbers([answer, subject]))
     if all(bool(value.isfinite().all()) for value in numbers):
         return "works", ""
-    if not all(value.finite for value in given.values()):
+    if not all(value.finite for value in given.values()) or _is_narrow(subject):
         return "not finite", ""
     return f"finding: {'NaN' if any(bool(x.isnan().any()) for x in numbers) else 'infinite'} out of finite numbers", ""
+
+
+def _is_narrow(subject: Any) -> bool:
+    """Whether it computes in half precision, which cannot hold what is finite elsewhere."""
+    parameters = subject.parameters() if isinstance(subject, nn.Module) else ()
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in parameters)
 
 
 def _judged_error(
@@ -168,7 +185,7 @@ def _judged_error(
         return f"finding: raises {type(error).__name__}", message
     if not _names(str(error), face, subject, given):
         return "finding: names no argument", message
-    if not re.search(r": |; | must | needs ", str(error)):
+    if not isinstance(error, OSError) and not re.search(r": |; | must | needs ", str(error)):
         return "finding: does not say what to do", message
     late = any(value.late or _is_asked_later(value.value) for value in given.values())
     if not late and not _same(before, _state(subject, given)):
@@ -184,20 +201,21 @@ def _is_asked_later(value: Any) -> bool:
 def _is_the_users(error: BaseException) -> bool:
     """Whether a data set of the user's own raised it, or a loader that the user made."""
     frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename == _OWN or frames[-1].filename.startswith(_LOADING)
+    return frames[-1].filename in _OWN or frames[-1].filename.startswith(_LOADING)
 
 
 def _is_documented(error: BaseException) -> bool:
     """Whether it is of a kind that the library documents, and raised by a statement of the library's own."""
-    kinds = (ValueError, TypeError, FileNotFoundError, datasets.DownloadError)
+    kinds = (ValueError, TypeError, OSError, datasets.DownloadError)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = linecache.getline(frame.filename, frame.lineno or 0).strip().startswith("raise ")
     return isinstance(error, kinds) and said and frame.filename.startswith(_HOUSE)
 
 
 def _names(message: str, face: Face, subject: Any, given: dict[str, Given]) -> bool:
-    """Whether a message names an argument, or the units that refuse the work as such."""
-    if any(word in message for word in (*face.also, *_units(subject))):
+    """Whether a message names an argument, or the path that it holds, or the units that refuse the work as such."""
+    paths = {str(one.value) for one in given.values() if isinstance(one.value, Path)}
+    if any(word in message for word in (*face.also, *_units(subject), *paths)):
         return True
     return any(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", message) for name in given)
 

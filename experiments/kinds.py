@@ -7,27 +7,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import dbn
 from dbn import (
     CD,
     DBN,
     PCD,
     RBM,
     Bernoulli,
-    Categorical,
     EarlyStopping,
     FastPCD,
-    Gaussian,
-    Joint,
-    NoisyReLU,
     ParallelTempering,
-    ReLU,
-    Spin,
     Unit,
     schedules,
 )
+from experiments.draw import ROWS, Draw, Given
 from experiments.files import strange_file
-from experiments.strange import ROWS, Draw, Given, described, plain_rows, strange_number, strange_rows
+from experiments.loaders import plain_loader
+from experiments.strange import described, plain_rows, strange_number, strange_rows
+from experiments.subjects import UNITS
 
 Maker = Callable[[Draw, Any], Given]
 
@@ -39,45 +35,35 @@ class Kind(NamedTuple):
     strange: Maker
 
 
-#: Every kind of unit, small.
-UNITS: list[Callable[[], Unit]] = [
-    *(lambda: Bernoulli(5), lambda: Spin(4), lambda: Categorical(6, classes=3), lambda: Categorical(3)),
-    *(lambda: Gaussian(3), lambda: Gaussian(2, precision=torch.tensor([0.5, 4.0]), learned=True)),
-    *(lambda: ReLU(3), lambda: NoisyReLU(3), lambda: Joint(Bernoulli(2), Categorical(3))),
-    lambda: Joint(Spin(1), Gaussian(1, precision=2.0, learned=True), ReLU(1), NoisyReLU(1)),
-]
-
-
-def machine(draw: Draw) -> RBM:
-    """A machine of any units, in single or double precision, with weights that matter."""
-    rbm = RBM(draw.one(UNITS)(), draw.one(UNITS)(), weight_scale=draw.one([0.0, 0.01, 0.5]), generator=draw.generator)
-    return rbm.double() if draw.chance(0.3) else rbm
-
-
-def stack(draw: Draw) -> DBN:
-    """A stack of any units."""
-    units = [draw.one(UNITS)() for _ in range(draw.one([2, 3, 3]))]
-    model = DBN(units, weight_scale=draw.one([0.0, 0.01, 0.5]), generator=draw.generator)
-    return model.double() if draw.chance(0.3) else model
-
-
-def network(draw: Draw) -> nn.Module:
-    """A network of four inputs and three outputs, with or without a stack behind it."""
-    if draw.chance(0.5):
-        return DBN([4, 3], generator=draw.generator).to_mlp(3, generator=draw.generator)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-    return dbn.initialise(model, "normal", generator=draw.generator)
-
-
-def nothing(draw: Draw) -> None:
-    """What functions are called on that need no machine."""
-
-
 def _rows(units: Callable[[Any], Unit]) -> Kind:
     def plain(draw: Draw, subject: Any) -> Given:
-        return Given(torch.from_numpy(plain_rows(draw, units(subject))).float(), "plain rows")
+        rows = _plain_tensor(draw, units(subject))
+        return Given(rows, f"plain rows in {rows.dtype}")
 
     return Kind(plain, lambda draw, subject: strange_rows(draw, units(subject)))
+
+
+def _plain_tensor(draw: Draw, units: Unit) -> Tensor:
+    """Rows of the units, in a dtype that holds them."""
+    rows = torch.from_numpy(plain_rows(draw, units))
+    whole = [torch.bool, torch.uint8, torch.int64] if bool(((rows == 0) | (rows == 1)).all()) else []
+    return rows.to(draw.one([torch.float32] * 6 + [torch.float64, torch.get_default_dtype(), *whole]))
+
+
+def _loaded(units: Callable[[Any], Unit], labels: bool) -> Maker:
+    """A plain loader of rows; with `labels` always with labels, else half of the time."""
+
+    def plain(draw: Draw, subject: Any) -> Given:
+        y = torch.arange(ROWS) % 3 if labels or draw.chance(0.5) else None
+        return plain_loader(draw, _plain_tensor(draw, units(subject)), y)
+
+    return plain
+
+
+def _data(units: Callable[[Any], Unit]) -> Kind:
+    """Rows to train on: a tensor, or a loader of them."""
+    rows, loader = _rows(units), _loaded(units, labels=False)
+    return Kind(lambda draw, subject: (loader if draw.chance(0.4) else rows.plain)(draw, subject), rows.strange)
 
 
 def one_of(plain: Sequence[Any], odd: Sequence[Any] = (), *, huge: bool = False, called: bool = False) -> Kind:
@@ -171,6 +157,9 @@ NETWORK_ROWS = _rows(lambda model: Bernoulli(4))
 VISIBLE = _rows(lambda rbm: rbm.visible)
 HIDDEN = _rows(lambda rbm: rbm.hidden)
 BOTTOM = _rows(lambda model: model.layers[0].visible)
+DATA = _data(lambda rbm: rbm.visible)
+BOTTOM_DATA = _data(lambda model: model.layers[0].visible)
+LABELLED = Kind(_loaded(lambda model: Bernoulli(4), labels=True), NETWORK_ROWS.strange)
 TOP = _rows(lambda model: model.layers[-1].hidden)
 ITSELF = Kind(_itself, _other_model)
 COUNT, FREE, STEPS = one_of([1, 2, 3]), one_of([1, 5, 100], huge=True), one_of([0, 1, 2])
@@ -236,16 +225,43 @@ def _biases(draw: Draw, subject: Any) -> Given:
     return given._replace(value=value[0]) if isinstance(value, Tensor) and value.dim() and len(value) else given
 
 
+PATH = Kind(
+    lambda draw, subject: Given(draw.path(".pt"), "new file"),
+    lambda draw, subject: draw.one([_taken_folder, one_of([None], [""]).strange])(draw, subject),
+)
+
+
+def _taken_folder(draw: Draw, subject: Any) -> Given:
+    """A path where a folder cannot be, or one that holds something else."""
+    path = draw.path("")
+    if draw.chance(0.5):
+        path.write_text("a file")
+        return Given(path, "checkpoint is a file")
+    path.mkdir()
+    (path / "notes.txt").write_text("notes")
+    return Given(path, "checkpoint is a folder with notes")
+
+
 def words_of(*options: str) -> Kind:
     return one_of(options, ["other", "", options[0].encode(), [options[0]], np.array([options[0]] * 2)])
 
 
 LOG_Z = Kind(_log_partition, one_of([None], ["3.5", (1.0,), torch.zeros(2), np.zeros(3)], huge=True).strange)
+SAVES = {
+    "on_divergence": words_of("raise", "halve"),
+    "checkpoint": Kind(
+        lambda draw, subject: Given(draw.path(""), "new folder"),
+        lambda draw, subject: draw.one([_taken_folder, one_of([None], ["", b"folder"], called=True).strange])(
+            draw, subject
+        ),
+    ),
+    "checkpoint_seconds": one_of([0, 60.0], huge=True),
+}
 LEARNING = {
     "batch_size": FREE, "learning_rate": SCHEDULE, "momentum": SCHEDULE, "weight_decay": RATE,
     "estimator": ESTIMATOR, "centring": MAYBE, "binarise": one_of([None, "sample", "threshold"], ["other", ["sample"]]),
     "average_from": MAYBE, "l1": RATE, "max_norm": MAYBE, "sparsity_target": MAYBE, "sparsity_cost": RATE,
     "clip": MAYBE, "stopping": STOPPING, "initialise_bias": FLAG, "monitor_rows": FREE, "record_every": EVERY,
-    "callback": CALLBACK, "progress": FLAG, **DRAWS,
+    "callback": CALLBACK, "progress": FLAG, **SAVES, **DRAWS,
 }  # fmt: skip
 ANNEALING = {"temperatures": LADDER, "base": BASE, "memory": FREE, "progress": FLAG, **DRAWS}
