@@ -64,6 +64,8 @@ class Keeper:
             # A run begins from the weights of the main process.
             self.plan = {"pictures": _VERSION, **plan(), _FIRST: distributed.from_main(weights)}
         _check_alike({"checkpoint": self.folder is not None, "checkpoint_seconds": self.every, **self.plan})
+        if self.folder is not None:
+            distributed.from_main(partial(_check_writable, self.folder))
         #: What a picture of the run is put into before it is saved.
         self.frame: Callable[[Picture], Picture] = dict
         self.found = None if self.folder is None else distributed.parted(distributed.from_main(self._newest))
@@ -206,7 +208,6 @@ def _made(folder: Any) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"checkpoint {path} cannot be a folder ({error.strerror}): give another name") from error
-    distributed.from_main(partial(_check_writable, path))
     return path
 
 

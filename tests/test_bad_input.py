@@ -158,7 +158,7 @@ SETTINGS = {
     "epochs": [-1, 1.0, "2", True, None],
     "batch_size": COUNTS,
     "learning_rate": RATES,
-    "momentum": [*RATES, None],
+    "momentum": RATES,
     "weight_decay": [*RATES, None],
     "estimator": ["CD", 1, CD, [CD(1)] * 3],
     "monitor_rows": COUNTS,

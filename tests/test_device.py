@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partition, finetune, log_likelihood, train
 from dbn.arguments import choose_device
 from dbn.rbm import RBM
+from dbn.schedules import switch
 from tests.devices import ESTIMATORS, LABELS, QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on, same
 from tests.machines import PAIRS, UNITS, generator, machine, rows, unit
 from tests.test_training import CONTAINERS
@@ -77,7 +78,7 @@ def likelihoods(name, device, seeds, rate=0.2):
     for seed in seeds:
         rbm = RBM(6, 4, weight_scale=0.1, seed=seed).to(device)
         settings = {"epochs": 10, "batch_size": 50, "estimator": MANY_CHAINS[name](), "progress": False, "seed": seed}
-        train(rbm, x, learning_rate=rate, **settings)
+        train(rbm, x, learning_rate=rate, momentum=switch(0.5, 0.9, at=5), **settings)
         found.append(float(log_likelihood(rbm, x, exact_log_partition(rbm)).mean()))
     return found
 

@@ -34,6 +34,8 @@ class Recipe(Penalties):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.estimator, Estimator | None):
+            raise TypeError(f"estimator is {self.estimator!r}: give an estimator such as CD(1) or PCD(chains=100)")
         whole_number(self.epochs, "epochs", at_least=0)
         whole_number(self.batch_size, "batch_size")
         as_schedule(0.0 if self.learning_rate is None else self.learning_rate, "learning_rate")
@@ -50,8 +52,6 @@ class Recipe(Penalties):
         whole_number(self.monitor_rows, "monitor_rows")
         flag(self.initialise_bias, "initialise_bias")
         whole_number(1 if self.record_every is None else self.record_every, "record_every")
-        if not isinstance(self.estimator, Estimator | None):
-            raise TypeError(f"estimator is {self.estimator!r}: give an estimator such as CD(1) or PCD(chains=100)")
         if not isinstance(self.stopping, EarlyStopping | None):
             raise TypeError(f"stopping is {self.stopping!r}: give an EarlyStopping")
         choice(self.on_divergence, ("raise", "halve"), "on_divergence")
