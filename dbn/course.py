@@ -126,6 +126,8 @@ class Course:
         try:
             yield
         except Exception as error:
+            if not self.place:  # the order of the epoch has been drawn, and will be drawn again
+                self.randomness.put(self._order)
             self.keeper.leave(self._saved, error)
             raise
 

@@ -96,8 +96,8 @@ def _framed(layers: Sequence[RBM], histories: Sequence[History], picture: Pictur
     }
 
 
-def _weights(layers: Sequence[RBM]) -> str:
-    return fingerprint(*(fingerprint_of_parameters(rbm.state_dict()) for rbm in layers))
+def _weights(layers: Sequence[RBM]) -> list[str]:
+    return [fingerprint(*(fingerprint_of_parameters(rbm.state_dict()) for rbm in layers))]
 
 
 def _taken_up(

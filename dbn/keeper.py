@@ -41,7 +41,7 @@ class Keeper:
         folder: where the files lie, of this run alone; None keeps nothing and leaves signals as they are.
         kind: what the run is.
         plan: gives names to plain values of all that decides the run's numbers; asked only where there is a folder.
-        weights: gives the checksum of what is trained as it is now: as it was first, or as the newest picture holds it.
+        weights: gives the checksums of what is trained: as it is now, and as the run may leave it if it is broken off.
         every: seconds from one picture to the next; 0 for one a step.
 
     Raises:
@@ -54,7 +54,7 @@ class Keeper:
         kind: str,
         plan: Callable[[], Picture] = dict,
         every: float = 60.0,
-        weights: Callable[[], str] = str,
+        weights: Callable[[], list[str]] = lambda: [""],
     ) -> None:
         self.folder = None if folder is None else _made(folder)
         self.kind, self.every = kind, finite_number(every, "checkpoint_seconds")
@@ -62,7 +62,7 @@ class Keeper:
         self.plan, self.weights = {}, weights
         if several or self.folder is not None:
             # A run begins from the weights of the main process.
-            self.plan = {"pictures": _VERSION, **plan(), _FIRST: distributed.from_main(weights)}
+            self.plan = {"pictures": _VERSION, **plan(), _FIRST: distributed.from_main(weights)[0]}
         _check_alike({"checkpoint": self.folder is not None, "checkpoint_seconds": self.every, **self.plan})
         if self.folder is not None:
             distributed.from_main(partial(_check_writable, self.folder))
@@ -179,7 +179,7 @@ class Keeper:
                 continue
             if damage:
                 warnings.warn(f"{damage}; going on from {path}, the one before it", stacklevel=5)
-            if self.plan[_FIRST] == saved["weights"]:  # the run's own, as it was left
+            if self.plan[_FIRST] in saved["weights"]:  # the run's own, as it was left
                 self.plan[_FIRST] = saved["plan"][_FIRST]
             self._check(saved["plan"])
             picture: Picture = saved["picture"]

@@ -93,6 +93,9 @@ def test_other_first_weights_are_refused_and_the_run_s_own_are_not(tmp_path):
     assert list(train(rbm, X, **settings)) == list(history)  # the trained machine itself
     assert list(train(RBM(6, 4, seed=0), X, **settings)) == list(history)
     network = nn.Sequential(nn.Linear(6, 2))
+    tuning = {"epochs": 3, "learning_rate": 1.0, "validation": (X[:9], Y[:9]), "checkpoint": tmp_path / "v", **QUIET}
+    history = finetune(network, X, Y, **tuning)  # which leaves the best weights, and not the last
+    assert list(finetune(network, X, Y, **tuning)) == list(history)
     finetune(network, X, Y, epochs=1, checkpoint=tmp_path / "f", **QUIET)
     with pytest.raises(ValueError, match="other first weights"):
         finetune(nn.Sequential(nn.Linear(6, 2)), X, Y, epochs=1, checkpoint=tmp_path / "f", **QUIET)
@@ -119,6 +122,36 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_pa
     with pytest.raises(ValueError, match=r"checkpoint .* cannot be written \(Read-only file system\): give another"):
         train(rbm, X, epochs=1, checkpoint=tmp_path, **QUIET)
     assert torch.equal(rbm.weight, before)
+
+
+class Failing(TensorDataset):
+    """A data set that cannot be read at one moment."""
+
+    reads = 0
+
+    def __getitem__(self, place):
+        self.reads += 1
+        if self.reads == self.fails:
+            raise OSError("the disk is away")
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("fails", [65, 95])  # at the first batch of an epoch, and at another
+def test_a_row_that_cannot_be_read_costs_nothing(fails, tmp_path):
+    def loader(fails):
+        data = Failing(X)
+        data.fails = fails
+        return DataLoader(data, 30, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+    whole = RBM(6, 4, seed=0)
+    train(whole, loader(0), epochs=3, monitor_rows=1, initialise_bias=False, **QUIET)
+    settings = {"epochs": 3, "monitor_rows": 1, "initialise_bias": False, "checkpoint": tmp_path, **QUIET}
+    with pytest.raises(OSError, match="the disk is away"):
+        train(RBM(6, 4, seed=0), loader(fails), **settings)
+    assert list(tmp_path.glob("*.pt"))
+    again = RBM(6, 4, seed=0)
+    train(again, loader(0), **settings)
+    assert torch.equal(again.weight, whole.weight)
 
 
 _IN_A_GROUP = """

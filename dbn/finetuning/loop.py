@@ -191,8 +191,8 @@ def finetune(
             **described(source, of_validation, generator),
         }
 
-    def weights() -> str:
-        return fingerprint_of_parameters(model.state_dict())
+    def weights() -> list[str]:
+        return [fingerprint_of_parameters(state) for state in (model.state_dict(), best.weights) if state is not None]
 
     together = distributed.parallel(model, source.rows, source.batch_size)
     with (

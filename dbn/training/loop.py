@@ -183,8 +183,8 @@ def train(
     def plan() -> Picture:
         return {"machine": kind_of(rbm), **described(source, held_back, generator), **recipe.described()}
 
-    def weights() -> str:
-        return fingerprint_of_parameters(rbm.state_dict())
+    def weights() -> list[str]:
+        return [fingerprint_of_parameters(rbm.state_dict())]
 
     named = named_where_short(batch_size=batch_size, estimator=recipe.negative_phase)
     with Keeper(checkpoint, "train", plan, checkpoint_seconds, weights) as keeper, named:
