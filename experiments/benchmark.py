@@ -7,7 +7,7 @@ thresholded test digits, by AIS, of a machine trained for as many updates, so th
 part `likelihood` asks the other way round: how many CPU seconds does the same exact likelihood take?
 
 On CUDA all of it runs there but the memory of a process, the parts of `device_benchmark` are measured too, and the
-result is `benchmark-cuda.json`. What was measured is written after every part.
+result is `benchmark-cuda.json`. What was measured is written after every row.
 """
 
 import contextlib
@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             rows.append(row)
             print(f"{row['what']}: {row['of']} {_shown(row)}", flush=True)
             content |= {row["key"]: row["wall_seconds"]} if "key" in row else {}
-        write_json(path, content)
+            write_json(path, content)
+    write_json(path, content)
     if any("axis" in row for row in rows):
         draw([row for row in rows if "axis" in row], path.with_name("scaling.png"))
     print(
