@@ -52,7 +52,7 @@ class Config:
     first: int = option(0, "number of the first case")
     seed: int = option(0, "seed of all cases")
     faces: tuple[str, ...] = option((), "names to call, or patterns such as RBM.*; all by default")
-    seconds: float = option(30.0, "seconds that a call may take")
+    seconds: float = option(30.0, "CPU seconds that a call may take")
     out: str = option("runs/fuzz", "folder for the result")
 
 
@@ -292,18 +292,22 @@ _UNFILLED = nn.parameter.UninitializedTensorMixin
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise `Slow` in what takes longer."""
+    """Raise `Slow` in what takes more CPU seconds, or twenty times as many by the clock: it may wait for ever."""
 
     def stop(*_: object) -> None:
         raise Slow(f"more than {seconds:g} seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, 20 * seconds))
+    before = [(number, signal.signal(number, stop)) for _, number, _ in timers]
+    for timer, _, limit in timers:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _gathered(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

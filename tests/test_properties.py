@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 import warnings
 
 import numpy as np
@@ -302,6 +303,7 @@ BROKEN = {
     "warns": (lambda rbm, v: warnings.warn("v", stacklevel=1), "warns by UserWarning"),
     "NaN": (lambda rbm, v: torch.tensor(math.nan), "NaN out of finite numbers"),
     "slow": (lambda rbm, v: [None for _ in iter(int, 1)], "takes too long"),
+    "waiting": (lambda rbm, v: time.sleep(60), "takes too long"),
 }
 
 
