@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dbn import mlp
-from dbn.arguments import as_generator, as_rows, check_finite, flag, per_layer, whole_number
+from dbn.arguments import as_generator, as_rows, check_finite, check_precision, flag, per_layer, whole_number
 from dbn.checkpoint import load, save
 from dbn.estimators import Estimator
 from dbn.greedy import CHUNK, Plan, greedy
@@ -253,6 +253,7 @@ class DBN(nn.Module):
 
         Not samples of the model where the top machine's chains have not mixed: compare several numbers of steps.
         """
+        check_precision(self.layers[0].weight, "n rows")
         generator = as_generator(generator, seed, self.layers[0].weight.device)
         mean = flag(mean, "mean")
         top, *below = reversed(self.layers)
