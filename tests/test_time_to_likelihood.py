@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from experiments import time_to_likelihood as race
 from experiments.benchmark import PRESETS
 from experiments.time_to_likelihood import Ours, Point, seconds_to
 
+RESULTS = Path(__file__).parent.parent / "experiments" / "results" / "benchmark-likelihood"
 TINY, CPU = PRESETS["tiny"], torch.device("cpu")
 
 
@@ -121,3 +123,19 @@ def test_rbms_and_we_train_the_same_machine_to_the_same_likelihood(units, centre
     start, theirs, ours = (race._nats(rbm, task.test) for rbm in (task.start, *(side.machine() for side in sides)))
     assert min(theirs, ours) > start + 0.1
     assert abs(theirs - ours) < 0.05
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_ratios_are_those_of_the_committed_curves(file):
+    content = json.loads(file.read_text())
+    rows = [row for row in content["rows"] if row["of"] == race.OF]
+    assert len(rows) == 2 * len(content["config"]["likelihood_data"]) == len(content["rows"])
+    for row in rows:
+        curves = [[Point(**point) for point in row["curves"][side]] for side in ("theirs", "ours")]
+        theirs, ours = (curve[-1] for curve in curves)
+        assert row["ratio_per_update"] == theirs.seconds / ours.seconds
+        assert row["likelihood"] == [theirs.likelihood, ours.likelihood]
+        for level in row["levels"]:
+            assert level["cpu_seconds"] == [seconds_to(curve, level["likelihood"]) for curve in curves]
+        reached = [level["ratio"] for level in row["levels"] if level["ratio"] is not None]
+        assert row["ratio"] == reached[-1]
