@@ -31,7 +31,7 @@ def same(one, other):
         ({"epochs": 3}, "epochs"),
         ({"learning_rate": 0.01}, "learning_rate"),
         ({"momentum": 0.3}, "momentum"),
-        ({"estimator": PCD(5)}, "estimator"),
+        ({"estimator": PCD(5)}, "momentum, estimator"),
         ({"seed": 4}, "seed"),
         ({"data": ROWS[:40]}, "rows"),
         ({"rbm": RBM(6, 5)}, "machine"),

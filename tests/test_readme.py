@@ -28,8 +28,14 @@ def test_the_likelihood_that_one_can_believe_is_the_one_that_is_printed(capsys):
 
 
 def test_the_table_of_defaults_is_what_its_file_says():
-    arms = read_json(ROOT / "experiments" / "results" / "defaults" / "results.json")["arms"]
-    for name, data in (("digits", "digits"), ("breast masses", "table"), ("spikes of 200 neurons", "spikes")):
+    results = [ROOT / "experiments" / "results" / name / "results.json" for name in ("defaults", "defaults-relu")]
+    arms = [arm for path in results for arm in read_json(path)["arms"]]
+    for name, data in (
+        ("digits", "digits"),
+        ("breast masses", "table"),
+        ("spikes of 200 neurons", "spikes"),
+        ("the same spikes", "spikes-relu"),
+    ):
         row = re.search(rf"^\| {name}, .*$", TEXT, flags=re.MULTILINE)[0].split(" | ")
         found = [[arm for arm in arms if (arm["data"], arm["estimator"]) == (data, e)] for e in ("CD-1", "PCD")]
         cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm["test"] for arm in seeds])) for seeds in found]

@@ -85,7 +85,7 @@ def train(
             with ReLU, 0.003 with Gaussian ones, and a quarter of it for every side of spins. For persistent chains m₀
             is 0, and r is constant over the first half of the epochs, then falls in a line to 0: from twice what it
             is for CD, or from 0.05 where the hidden units are Bernoulli and the visible ones Gaussian or ReLU.
-        momentum: a number or a schedule; by default m₀, what suits the estimator.
+        momentum: a number or a schedule, below 1 if no learning rate is given; by default m₀, what suits the estimator.
         weight_decay: L2 cost of the weights.
         estimator: the negative phase, CD(1) by default.
         validation: rows held back, as a tensor or an array, for the free-energy gap.
