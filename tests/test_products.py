@@ -75,7 +75,14 @@ def likelihoods(digits, estimator, mode=None):
     found = []
     for seed in range(SEEDS):
         rbm = RBM(100, 12, seed=seed)
-        options = {"epochs": 5, "batch_size": 50, "learning_rate": 0.05, "progress": False, "seed": seed}
+        options = {
+            "epochs": 5,
+            "batch_size": 50,
+            "learning_rate": 0.05,
+            "momentum": 0.5,
+            "progress": False,
+            "seed": seed,
+        }
         if mode is None:
             train(rbm, digits.train, estimator=estimator(), **options)
         else:
