@@ -43,9 +43,8 @@ class Config:
 PRESETS = {
     "full": Config(),
     "tiny": Config(
-        parts=("kills", "steps", "damage", "disk", "divergence", "memory"),
+        parts=("kills", "damage", "disk", "divergence", "memory"),
         kills=2,
-        stride=20,
         rank_kills=1,
         damages=20,
         megabytes=150,
