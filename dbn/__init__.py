@@ -1,6 +1,6 @@
 """Restricted Boltzmann machines, deep belief networks and greedy pretraining in PyTorch."""
 
-from dbn import datasets, distributed, schedules
+from dbn import datasets, schedules
 from dbn.belief_net import DBN
 from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
 from dbn.finetuning import Evaluation, evaluate, finetune, predict
@@ -19,9 +19,8 @@ from dbn.likelihood import (
     score_by_ais,
 )
 from dbn.normalisability import Normalisability
-from dbn.products import matrix_products
 from dbn.rbm import RBM
-from dbn.side_by_side import SideBySide
+from dbn.runtime import distributed
 from dbn.training import EarlyStopping, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
 from dbn.version import __version__ as __version__
@@ -47,7 +46,6 @@ __all__ = [
     "Normalisability",
     "ParallelTempering",
     "ReLU",
-    "SideBySide",
     "Spin",
     "Unit",
     "ais",
@@ -60,7 +58,6 @@ __all__ = [
     "initialise",
     "log_likelihood",
     "lower_bound",
-    "matrix_products",
     "predict",
     "pseudo_log_likelihood",
     "reverse_ais",

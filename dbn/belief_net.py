@@ -1,34 +1,31 @@
-"""The deep belief network: machines stacked greedily, each trained on what the ones below make of the data."""
+"""The deep belief network: RBMs stacked greedily, each trained on what the ones below make of the data."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from torch import Generator, Tensor, nn
 
 from dbn import mlp
-from dbn.arguments import as_generator, as_rows, check_finite, check_precision, flag, per_layer, whole_number
-from dbn.checkpoint import load, save
 from dbn.estimators import Estimator
-from dbn.greedy import CHUNK, Plan, greedy
 from dbn.history import History, Record
+from dbn.pretraining import CHUNK, StackOptions, pretrain
 from dbn.rbm import RBM
-from dbn.schedules import Schedule
-from dbn.training import EarlyStopping, Recipe
+from dbn.runtime.checkpoint import load, save
+from dbn.runtime.checks import as_generator, as_rows, check_finite, check_precision, flag, per_layer, whole_number
+from dbn.runtime.options import check_names, takes
+from dbn.training import PerLayer, TrainKeywords, TrainOptions
 from dbn.units import Unit, as_unit, from_config, rebuildable_config
-
-T = TypeVar("T")
-PerLayer: TypeAlias = T | Sequence[T]
 
 
 class DBN(nn.Module):
     """A deep belief network: a stack of restricted Boltzmann machines, pretrained greedily from the bottom up.
 
-    The top two layers are a machine with the joint p(h_{L−1}, h_L); below it, v and h are generated downwards by
-    p(h_{k−1} | h_k), the conditional of the k-th machine.
+    The top two layers are an RBM with the joint p(h_{L−1}, h_L); below it, v and h are generated downwards by
+    p(h_{k−1} | h_k), the conditional of the k-th RBM.
 
     Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets.
 
@@ -36,7 +33,7 @@ class DBN(nn.Module):
         units: the layers bottom first, at least two, each a number of Bernoulli units or units.
         weight_scale: standard deviation of the first weights.
         generator: draws the first weights.
-        seed: likewise, as a number.
+        seed: a number to seed a generator with, instead of `generator`.
 
     Raises:
         TypeError, ValueError: for fewer than two layers, or layers that are no units.
@@ -49,7 +46,7 @@ class DBN(nn.Module):
         torch.Size([100, 4])
     """
 
-    #: The machines, bottom first.
+    #: The RBMs, bottom first.
     layers: Sequence[RBM]
 
     def __init__(
@@ -69,81 +66,60 @@ class DBN(nn.Module):
             RBM(low, high, weight_scale=weight_scale, generator=generator) for low, high in pairwise(kinds)
         )
 
+    @takes(TrainOptions)
     def pretrain(
         self,
         data: Any,
         *,
         epochs: PerLayer[int] = 10,
-        batch_size: PerLayer[int] = 100,
-        learning_rate: PerLayer[float | Schedule | None] = None,
-        momentum: PerLayer[float | Schedule | None] = None,
-        weight_decay: PerLayer[float] = 2e-4,
-        estimator: PerLayer[Estimator] | None = None,
         upward: Literal["means", "samples"] = "means",
+        start: Literal["own", "transposed"] = "own",
         validation: Any = None,
+        binarise: Literal["sample", "threshold"] | None = None,
         cache_bytes: int = 2**31,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_seconds: float = 60.0,
         callback: Callable[[Record], None] | None = None,
         progress: bool = True,
         generator: Generator | None = None,
         seed: int | None = None,
-        centring: PerLayer[float | None] = None,
-        binarise: Literal["sample", "threshold"] | None = None,
-        average_from: PerLayer[float | None] = None,
-        l1: PerLayer[float] = 0.0,
-        max_norm: PerLayer[float | None] = None,
-        sparsity_target: PerLayer[float | None] = None,
-        sparsity_cost: PerLayer[float] = 0.1,
-        clip: PerLayer[float | None] = None,
-        stopping: PerLayer[EarlyStopping | None] = None,
-        start: Literal["own", "transposed"] = "own",
-        on_divergence: Literal["raise", "halve"] = "raise",
-        checkpoint: str | PathLike[str] | None = None,
-        checkpoint_seconds: float = 60.0,
-        initialise_bias: bool = True,
-        monitor_rows: int = 1000,
-        record_every: int | None = None,
+        **options: Unpack[TrainKeywords],
     ) -> list[History]:
-        """Train the machines one after another, each on the hidden layer of the frozen machines below.
+        """Train the RBMs one after another, each on the hidden layer of the frozen RBMs below.
 
         Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets.
 
         Args:
             data: rows (n, V) as a tensor, NumPy array or memmap, or a Dataset or DataLoader of them; labels that come
                 along are ignored. Each of several processes is given all of them.
-            epochs: passes over the data; like all settings up to `estimator`, one value or a list with one a layer.
-            batch_size: rows an update, of all processes together.
-            learning_rate: a number or a schedule of the epoch; by default what suits units, estimator and momentum, as
-                for `train`.
-            momentum: a number or a schedule; by default what suits the estimator.
-            weight_decay: L2 cost of the weights.
-            estimator: the negative phase; every layer gets a copy of its own.
+            epochs: passes over the data, one value or a list with one per layer.
             upward: pass "means" (Hinton's recipe) or fresh "samples" of the hidden units to the next layer.
-            validation: rows held back, for the free-energy gap of every layer.
+            start: start every RBM after the first from its "own" parameters, or "transposed", as the one below upside
+                down: W₂ = W₁ᵀ. With this start the stack is the RBM below, its variational bound is tight, and training
+                on samples by an unbiased gradient can only raise it. The layer must have the units of the one two
+                below.
+            validation: validation rows, for the free-energy gap of every layer.
+            binarise: as for `train`, of the data, not of what is passed upwards.
             cache_bytes: encodings for the next layer are kept in memory up to this size, and computed anew for every
                 batch above it. Samples, and batches of a Dataset or DataLoader, are always computed anew.
-            callback: called with every record, which has the number of the layer, from 1, under "layer".
-            progress: show a bar a layer.
-            generator: draws everything that is drawn; it must be on the device of the stack.
-            seed: likewise, as a number.
-            centring, average_from, l1, max_norm, sparsity_target, sparsity_cost, clip, stopping: as for `train`, one
-                value or a list with one a layer.
-            binarise: as for `train`, of the data, not of what is passed upwards.
-            start: start every machine after the first from its "own" parameters, or "transposed", as the one below
-                upside down: W₂ = W₁ᵀ, with which the stack is the machine below, its variational bound is tight, and
-                training on samples by an unbiased gradient can only raise it. The layer must have the units of the one
-                two below.
-            checkpoint, checkpoint_seconds: as for `train`: the same call goes on in the layer, epoch and step where it
+            checkpoint, checkpoint_seconds: as for `train`: the same call resumes in the layer, epoch and step where it
                 was.
-            on_divergence, initialise_bias, monitor_rows, record_every: as for `train`, the same for all layers.
+            callback: called with every record, which has the number of the layer, from 1, under "layer".
+            progress: show a progress bar per layer.
+            generator: draws everything that is drawn; it must be on the stack's device.
+            seed: a number to seed a generator with, instead of `generator`.
+            options: those of `train`, each as one value or as a list with one per layer. An estimator given once is
+                copied for every layer. They are:
+            {options}
 
         Returns:
-            A history a layer, as `train` returns it.
+            A history per layer, as `train` returns it.
 
         Raises:
             TypeError, ValueError: for arguments or data that do not fit, before anything is changed.
-            DivergenceError: where parameters of a layer are no longer finite, or its free energy has run away.
-            OSError: where `checkpoint` cannot be written; what was saved before is whole.
-            torch.OutOfMemoryError: where memory runs out, with the layer, the batch size and the chains to lower.
+            DivergenceError: if parameters of a layer are no longer finite, or its free energy has run away.
+            OSError: if `checkpoint` cannot be written; what was saved before is intact.
+            torch.OutOfMemoryError: if memory runs out, with the layer, the batch size and the chains to lower.
 
         Example:
             >>> stack = DBN([16, 8, 4], seed=0)
@@ -151,42 +127,18 @@ class DBN(nn.Module):
             >>> [len(history) for history in histories]
             [1, 2]
         """
-        count = len(self.layers)
-        columns: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "centring": centring,
-            "average_from": average_from,
-            "l1": l1,
-            "max_norm": max_norm,
-            "sparsity_target": sparsity_target,
-            "sparsity_cost": sparsity_cost,
-            "clip": clip,
-            "stopping": stopping,
-        }
-        columns["estimator"] = [
-            copy.deepcopy(one) if isinstance(one, Estimator) else one
-            for one in per_layer(estimator, count, "estimator")
-        ]
-        rows = zip(*(per_layer(value, count, name) for name, value in columns.items()), strict=True)
-        recipes = [
-            Recipe(
-                **dict(zip(columns, row, strict=True)),
-                binarise=binarise,
-                on_divergence=on_divergence,
-                initialise_bias=initialise_bias,
-                monitor_rows=monitor_rows,
-                record_every=record_every,
-            )
-            for row in rows
-        ]
-        generator = as_generator(generator, seed, self.layers[0].weight.device)
-        plan = Plan(recipes, upward, start, binarise, cache_bytes)
-        return greedy(
-            self.layers, data, plan, validation, callback, progress, generator, checkpoint, checkpoint_seconds
+        check_names(TrainOptions, "pretrain", options)
+        given = per_layer_options({"epochs": epochs, **options}, len(self.layers))
+        return pretrain(
+            self.layers,
+            data,
+            validation,
+            StackOptions([TrainOptions(**one) for one in given], upward, start, binarise, cache_bytes),
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            callback=callback,
+            progress=progress,
+            generator=as_generator(generator, seed, self.layers[0].weight.device),
         )
 
     def encode(self, x: Any) -> Tensor:
@@ -196,7 +148,7 @@ class DBN(nn.Module):
             x: rows (n, V) as a tensor or an array.
 
         Raises:
-            ValueError: where the width is not V, or the visible units do not take such values.
+            ValueError: if the width is not V, or the visible units do not take such values.
 
         Example:
             >>> DBN([6, 4, 2], seed=0).encode(torch.ones(3, 6)).shape
@@ -211,7 +163,7 @@ class DBN(nn.Module):
             h: rows (n, H) of the top layer.
 
         Raises:
-            ValueError: where the width is not H, or the top units do not take such values.
+            ValueError: if the width is not H, or the top units do not take such values.
 
         Example:
             >>> DBN([6, 4, 2], seed=0).decode(torch.ones(3, 2)).shape
@@ -233,16 +185,16 @@ class DBN(nn.Module):
         generator: Generator | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """Draw visible rows: Gibbs sampling in the top machine, then one sampled pass down.
+        """Draw visible rows: Gibbs sampling in the top RBM, then one sampled pass down.
 
         Source: G. Hinton, S. Osindero, Y. Teh (2006), A fast learning algorithm for deep belief nets, section 5.
 
         Args:
             n: number of independent chains, each giving one row.
-            steps: Gibbs steps in the top machine, from a start drawn at its visible biases.
+            steps: Gibbs steps in the top RBM, from a start drawn at its visible biases.
             mean: return E[v | h] of the last step instead of a sample, which is what pictures of digits show.
             generator: draws everything; it must be on the device of the stack.
-            seed: likewise, as a number.
+            seed: a number to seed a generator with, instead of `generator`.
 
         Returns:
             Rows (n, V).
@@ -251,7 +203,7 @@ class DBN(nn.Module):
             >>> DBN([6, 4, 2], seed=0).sample(5, steps=10, seed=1).shape
             torch.Size([5, 6])
 
-        Not samples of the model where the top machine's chains have not mixed: compare several numbers of steps.
+        Not samples of the model where the top RBM's chains have not mixed: compare several numbers of steps.
         """
         check_precision(self.layers[0].weight, "n rows")
         generator = as_generator(generator, seed, self.layers[0].weight.device)
@@ -284,7 +236,7 @@ class DBN(nn.Module):
             dropout: probability of dropping an activation of a hidden layer.
             input_dropout: the same for the inputs.
             generator: draws the head.
-            seed: likewise, as a number.
+            seed: a number to seed a generator with, instead of `generator`.
 
         Example:
             >>> DBN([6, 4, 2], seed=0).to_mlp(outputs=3)(torch.ones(5, 6)).shape
@@ -313,7 +265,7 @@ class DBN(nn.Module):
         """Write units and parameters to one file, atomically; `DBN.load` reads it without running code.
 
         Raises:
-            ValueError: where units of your own could not be built again from their `config()`.
+            ValueError: if units of your own could not be built again from their `config()`.
         """
         layers = [self.layers[0].visible, *(rbm.hidden for rbm in self.layers)]
         units = [rebuildable_config(one, f"units[{place}]") for place, one in enumerate(layers)]
@@ -324,7 +276,7 @@ class DBN(nn.Module):
         """Read what `save` wrote, onto the CPU. Classes of units of your own must have been defined before.
 
         Raises:
-            ValueError: where the file holds something else, is damaged, or names units that are not known.
+            ValueError: if the file holds something else, is damaged, or names units that are not known.
         """
         saved = load(path, kind="DBN")
         with torch.device("cpu"):
@@ -352,3 +304,12 @@ class DBN(nn.Module):
     @torch.no_grad()
     def _in_chunks(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.cat([function(rows) for rows in torch.split(x, CHUNK)]) if len(x) > CHUNK else function(x)
+
+
+def per_layer_options(options: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
+    """The options of each layer; every layer has an estimator of its own."""
+    columns = {name: per_layer(value, layers, name) for name, value in options.items()}
+    columns["estimator"] = [
+        copy.deepcopy(one) if isinstance(one, Estimator) else one for one in columns.get("estimator", [None] * layers)
+    ]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import as_generator, check_instance, choice, finite_number
-from dbn.scaling import forget_scale
+from dbn.input_range import forget_scale
+from dbn.runtime.checks import as_generator, check_instance, choice, finite_number
 
 Draw = Callable[[Tensor, Generator | None, float | None], object]
 
@@ -77,13 +77,13 @@ def initialise(
         scheme: a name of the table.
         scale: its number, where it has one.
         generator: draws the weights; it must be on the device of the model.
-        seed: likewise, as a number.
+        seed: a number to seed a generator with, instead of `generator`.
 
     Returns:
         The same network.
 
     Raises:
-        TypeError: where `model` is no network.
+        TypeError: if `model` is no network.
         ValueError: for an unknown scheme, a scale that is negative or not finite, or a network without such layers.
 
     Example:

@@ -1,4 +1,4 @@
-"""Ordinary networks that start from what a stack of machines has learned."""
+"""Ordinary networks that start from what a stack of RBMs has learned."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.arguments import as_generator, as_rows, check_finite, choice, finite_number, whole_number
+from dbn.input_range import remember_scale, scale_of_units
 from dbn.rbm import RBM
-from dbn.scaling import remember_scale, scale_of_units
+from dbn.runtime.checks import as_generator, as_rows, check_finite, choice, finite_number, whole_number
 
 Transfer = Literal["exact", "relu_rescaled", "relu_copied"]
 
@@ -39,7 +39,7 @@ def classifier(
     rescaling D. Mishkin, J. Matas (2016), All you need is a good init.
 
     Args:
-        layers: the machines, bottom first.
+        layers: the RBMs, bottom first.
         outputs: number of classes or of real targets.
         transfer: "exact", "relu_rescaled" or "relu_copied".
         data: rows (n, V) for "relu_rescaled"; a few hundred are enough.
@@ -47,7 +47,7 @@ def classifier(
             `nn.Dropout` divides by the probability of keeping.
         input_dropout: the same for the inputs.
         generator: draws the head.
-        seed: likewise, as a number.
+        seed: a number to seed a generator with, instead of `generator`.
 
     Raises:
         ValueError: for an unknown transfer, missing data, a dropout outside [0, 1), or fewer than 1 output.
@@ -89,7 +89,7 @@ def autoencoder(layers: Sequence[RBM]) -> nn.Sequential:
     Source: G. Hinton, R. Salakhutdinov (2006), Reducing the dimensionality of data with neural networks.
 
     Args:
-        layers: the machines, bottom first.
+        layers: the RBMs, bottom first.
 
     Example:
         >>> len(autoencoder([RBM(6, 4, seed=0), RBM(4, 2, seed=1)]))

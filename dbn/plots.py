@@ -44,7 +44,7 @@ def filters(weight: Tensor, shape: tuple[int, int] | None = None, *, count: int 
         title: printed above.
 
     Raises:
-        ValueError: where the shape does not hold V pixels.
+        ValueError: if the shape does not hold V pixels.
 
     Example:
         >>> figure = filters(torch.randn(784, 20), (28, 28))
@@ -75,7 +75,7 @@ def image_rows(rows: Mapping[str, Tensor], shape: tuple[int, int], *, title: str
         title: printed above.
 
     Raises:
-        ValueError: where the shape does not hold the pixels.
+        ValueError: if the shape does not hold the pixels.
 
     Example:
         >>> figure = image_rows({"data": torch.rand(8, 784), "reconstruction": torch.rand(8, 784)}, (28, 28))

@@ -3,13 +3,15 @@
 import copy
 import math
 from os import PathLike
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn import checkpoint
-from dbn.arguments import (
+from dbn.history import DivergenceError
+from dbn.normalisability import Normalisability, normalisability, surely_improper
+from dbn.runtime import checkpoint
+from dbn.runtime.checks import (
     as_generator,
     as_rows,
     check_finite,
@@ -18,41 +20,9 @@ from dbn.arguments import (
     finite_number,
     whole_number,
 )
-from dbn.history import DivergenceError
-from dbn.normalisability import Normalisability, normalisability, surely_improper
 from dbn.units import Unit, as_unit, from_config, rebuildable_config
 
-
-class Phase(NamedTuple):
-    """What one phase of learning knows: visible rows, and the hidden layer given them.
-
-    `visible_field` (n, V) is the field whose conditional mean the visible rows are; None for rows that were seen or
-    sampled. Only units with parameters of their own read it, so that an estimator may leave it out for all others.
-    `share` tells what part of all rows of the phase they are, where other processes have the others.
-    """
-
-    visible: Tensor
-    hidden_field: Tensor
-    hidden_mean: Tensor
-    visible_field: Tensor | None = None
-    share: float = 1.0
-
-    def sample_hidden(self, units: Unit, generator: Generator | None) -> Tensor:
-        """Draw hidden states (n, H) of these units given the visible rows."""
-        mean = self.hidden_mean if units.draws_from_mean else None
-        return units.sample(self.hidden_field, mean=mean, generator=generator)
-
-
-class Room(NamedTuple):
-    """Buffers that a phase may be written to; what has none is allocated."""
-
-    visible: Tensor | None = None
-    hidden_field: Tensor | None = None
-    hidden_mean: Tensor | None = None
-
-
-ANYWHERE = Room()
-_LARGE = 100.0  # values of a chain, from which on a look at the machine is worth its price
+_LARGE = 100.0  # values of a chain, from which on a look at the RBM is worth its price
 
 
 class RBM(nn.Module):
@@ -61,7 +31,7 @@ class RBM(nn.Module):
     −E(v, h) = log_base(v) + log_base(h) + b·v + c·h + vᵀWh, so that each layer given the other is its exponential
     family at a field: η_h = c + Wᵀv, η_v = b + Wh.
 
-    A machine's own functions check shapes and leave values alone, for speed: rows that are not finite, or so large that
+    An RBM's own functions check shapes and leave values alone, for speed: rows that are not finite, or so large that
     products of two numbers are not, give answers that are not. What learns from data, or judges them, refuses them.
 
     Source: G. Hinton (2002), Training products of experts by minimizing contrastive divergence; M. Welling,
@@ -72,11 +42,11 @@ class RBM(nn.Module):
         hidden: the hidden units, likewise.
         weight_scale: standard deviation of the first weights (Hinton 2010 advises 0.01).
         generator: draws the first weights.
-        seed: likewise, as a number.
+        seed: a number to seed a generator with, instead of `generator`.
 
     Raises:
-        TypeError: where `visible` or `hidden` is no unit and no number.
-        ValueError: where a layer is empty.
+        TypeError: if `visible` or `hidden` is no unit and no number.
+        ValueError: if a layer is empty.
 
     Example:
         >>> rbm = RBM(6, 4, seed=0)
@@ -97,7 +67,7 @@ class RBM(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        # What a machine learns of its units is its own, also where units are named for two layers or machines.
+        # What an RBM learns of its units is its own, also where units are named for two layers or RBMs.
         self.visible = copy.deepcopy(as_unit(visible, "visible"))
         self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))
         like = torch.empty(0, dtype=torch.get_default_dtype(), device=torch.get_default_device())
@@ -114,7 +84,7 @@ class RBM(nn.Module):
         return self.visible.has_energy and self.hidden.has_energy
 
     def normalisable(self) -> Normalisability:
-        """Whether Z = ∫∫ exp(−E(v, h)) dv dh is finite, without which the machine has no distribution.
+        """Whether Z = ∫∫ exp(−E(v, h)) dv dh is finite, without which the RBM has no distribution.
 
         It always is where one side is bounded. With Gaussian units on both sides it is exactly if Γ_v − W Γ_h⁻¹ Wᵀ is
         positive definite, which the margin tells in units without dimension. With ReLU units the margin is a
@@ -124,7 +94,7 @@ class RBM(nn.Module):
             The verdict and the margin; see `Normalisability`.
 
         Raises:
-            TypeError: where a layer's units have no energy.
+            TypeError: if a layer's units have no energy.
 
         Example:
             >>> from dbn import Gaussian
@@ -146,8 +116,8 @@ class RBM(nn.Module):
             h: hidden rows (n, H).
 
         Raises:
-            TypeError: where a layer's units have no energy.
-            ValueError: where a width is not the layer's, or the rows of v and h cannot be paired.
+            TypeError: if a layer's units have no energy.
+            ValueError: if a width is not the layer's, or the rows of v and h cannot be paired.
 
         Example:
             >>> RBM(2, 1, weight_scale=0).energy(torch.ones(1, 2), torch.ones(1, 1)).tolist()
@@ -166,14 +136,14 @@ class RBM(nn.Module):
             v: visible rows (n, V).
 
         Raises:
-            TypeError: where a layer's units have no energy.
-            ValueError: where the width is not V.
+            TypeError: if a layer's units have no energy.
+            ValueError: if the width is not V.
 
         Example:
             >>> RBM(2, 3, weight_scale=0).free_energy(torch.ones(1, 2))
             tensor([-2.0794], grad_fn=<NegBackward0>)
 
-        Not a log-likelihood: two machines have different Z, so their free energies cannot be compared.
+        Not a log-likelihood: two RBMs have different Z, so their free energies cannot be compared.
         """
         v = self._visible_rows(v)
         return -(self.visible.log_base(v) + v @ self.visible_bias + self.hidden.log_partition(self.hidden_field(v)))
@@ -201,20 +171,20 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def sample_hidden(self, v: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
-        """Draw h from p(h | v): (n, V) -> (n, H); a ValueError where v is not finite."""
+        """Draw h from p(h | v): (n, V) -> (n, H); a ValueError if v is not finite."""
         check_finite(v := self._visible_rows(v), "v")
         return self.hidden.sample(self.hidden_field(v), generator=self._generator(generator, seed))
 
     @torch.no_grad()
     def sample_visible(self, h: Tensor, *, generator: Generator | None = None, seed: int | None = None) -> Tensor:
-        """Draw v from p(v | h): (n, H) -> (n, V); a ValueError where h is not finite."""
+        """Draw v from p(v | h): (n, H) -> (n, V); a ValueError if h is not finite."""
         check_finite(h := self._hidden_rows(h), "h")
         return self.visible.sample(self.visible_field(h), generator=self._generator(generator, seed))
 
     def gibbs(
         self, v: Tensor, steps: int = 1, *, generator: Generator | None = None, seed: int | None = None
     ) -> Tensor:
-        """Run block Gibbs sampling v → h → v, which leaves the machine's distribution invariant.
+        """Run block Gibbs sampling v → h → v, which leaves the RBM's distribution invariant.
 
         Source: S. Geman, D. Geman (1984), Stochastic relaxation, Gibbs distributions, and the Bayesian restoration
         of images.
@@ -223,17 +193,17 @@ class RBM(nn.Module):
             v: visible rows (n, V), one chain a row.
             steps: number of v → h → v steps; 0 returns v.
             generator: draws all samples.
-            seed: likewise, as a number.
+            seed: a number to seed a generator with, instead of `generator`.
 
         Raises:
-            ValueError: where the width is not V, `v` is not finite or `steps` is negative.
-            DivergenceError: where the chains leave the finite numbers, or grow and the machine is not normalisable.
+            ValueError: if the width is not V, `v` is not finite or `steps` is negative.
+            DivergenceError: if the chains leave the finite numbers, or grow and the RBM is not normalisable.
 
         Example:
             >>> RBM(4, 3, seed=0).gibbs(torch.zeros(2, 4), steps=10, seed=1).shape
             torch.Size([2, 4])
 
-        Not a set of independent samples of the model until the chains have mixed, which machines with several
+        Not a set of independent samples of the model until the chains have mixed, which RBMs with several
         separate modes do arbitrarily slowly.
         """
         steps, generator = whole_number(steps, "steps", at_least=0), self._generator(generator, seed)
@@ -251,26 +221,11 @@ class RBM(nn.Module):
         """E[v | h = E[h | v]], the mean-field reconstruction: (n, V) -> (n, V)."""
         return self.mean_visible(self.mean_hidden(v))
 
-    def phase(self, v: Tensor, *, visible_field: Tensor | None = None, room: Room = ANYWHERE) -> Phase:
-        """The phase of learning at visible rows v (n, V), with field and mean in `room` where it has buffers.
-
-        `visible_field` (n, V) says that v are the conditional means at this field.
-        """
-        field = self.hidden_field(v, out=room.hidden_field)
-        return Phase(v, field, self.hidden.mean(field, out=room.hidden_mean), visible_field)
-
-    def mean_phase(self, h: Tensor, *, room: Room = ANYWHERE) -> Phase:
-        """The phase of learning at the conditional means E[v | h] of hidden rows h (n, H)."""
-        field = self.visible_field(h, out=room.visible)
-        if not self.visible.learned_parameters():
-            return self.phase(self.visible.mean(field, out=field), room=room)
-        return self.phase(self.visible.mean(field), visible_field=field, room=room)
-
     def save(self, path: str | PathLike[str]) -> None:
         """Write units and parameters to one file, atomically; `RBM.load` reads it without running code.
 
         Raises:
-            ValueError: where units of your own could not be built again from their `config()`.
+            ValueError: if units of your own could not be built again from their `config()`.
         """
         units = [rebuildable_config(self.visible, "visible"), rebuildable_config(self.hidden, "hidden")]
         checkpoint.save(path, {"kind": "RBM", "units": units, "state": self.state_dict()})
@@ -280,7 +235,7 @@ class RBM(nn.Module):
         """Read what `save` wrote, onto the CPU. Classes of units of your own must have been defined before.
 
         Raises:
-            ValueError: where the file holds something else, is damaged, or names units that are not known.
+            ValueError: if the file holds something else, is damaged, or names units that are not known.
         """
         saved = checkpoint.load(path, kind="RBM")
         with torch.device("cpu"):
@@ -308,18 +263,18 @@ class RBM(nn.Module):
 
 
 def is_improper(rbm: RBM) -> bool:
-    """Whether the machine is proven not to be normalisable, as far as that is cheap."""
+    """Whether the RBM is proven not to be normalisable, as far as that is cheap."""
     return rbm.has_energy and surely_improper(rbm.visible.tails(), rbm.hidden.tails(), rbm.weight)
 
 
-def check_machine(rbm: Any, name: str = "rbm") -> None:
-    """Raise an error where `rbm` has no likelihood.
+def check_rbm(rbm: Any, name: str = "rbm") -> None:
+    """Raise an error if `rbm` has no likelihood.
 
     Raises:
-        TypeError: where it is no machine, its units have no energy, or its parameters are in half precision.
-        ValueError: where it is known not to be normalisable.
+        TypeError: if it is no RBM, its units have no energy, or its parameters are in half precision.
+        ValueError: if it is known not to be normalisable.
     """
-    check_instance(rbm, RBM, name, "a machine, such as RBM(784, 20)")
+    check_instance(rbm, RBM, name, "an RBM, such as RBM(784, 20)")
     check_precision(rbm.weight, name)
     found = rbm.normalisable()
     if found.verdict is False:

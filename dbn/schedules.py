@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dbn.arguments import finite_number
+from dbn.runtime.checks import finite_number
 
 Schedule = Callable[[float], float]
 
@@ -16,8 +16,8 @@ def as_schedule(value: float | Schedule, name: str) -> Schedule:
     """`value` where it is a schedule, with a look at every number that it gives, else that number at every epoch.
 
     Raises:
-        TypeError: where it is neither, now or when it is asked.
-        ValueError: where a number is negative or not finite.
+        TypeError: if it is neither, now or when it is asked.
+        ValueError: if a number is negative or not finite.
 
     Example:
         >>> as_schedule(0.1, "learning_rate")(3.5)

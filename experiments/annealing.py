@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plots, reverse_ais, train
-from dbn.arguments import choose_device
+from dbn.runtime.checks import choose_device
 from experiments.command_line import option, parse
 from experiments.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.tables import aligned

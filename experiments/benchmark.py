@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise
-from dbn.arguments import choose_device
+from dbn.runtime.checks import choose_device
 from experiments.command_line import option, parse
 from experiments.device_benchmark import ON_GPU, Sizes
 from experiments.growth import draw, growth

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dbn import DBN, PCD, RBM, bracket, datasets, log_likelihood, lower_bound, train
-from dbn.arguments import choose_device
+from dbn.runtime.checks import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
 from experiments.records import as_dict, environment, launch, write_json

@@ -20,9 +20,9 @@ from torch import nn
 from tqdm import tqdm
 
 from dbn import DBN, DivergenceError, evaluate
-from dbn.arguments import choose_device
-from dbn.checkpoint import load, save
 from dbn.datasets import DataSplit, Samples
+from dbn.runtime.checkpoint import load, save
+from dbn.runtime.checks import choose_device
 from dbn.schedules import linear
 from experiments.records import environment, read_json, write_json
 from experiments.starts import KNOWN, pretrained

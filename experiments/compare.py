@@ -17,8 +17,8 @@ from torch import nn
 from tqdm import tqdm
 
 from dbn import DBN, distributed, evaluate, finetune, plots
-from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.history import History
+from dbn.runtime.checks import choose_device, finite_number, whole_number
 from experiments.command_line import check_several, option, parse
 from experiments.pretrain import image_shape
 from experiments.records import as_dict, claim, environment, kept, launch, write_json
@@ -157,7 +157,7 @@ def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
             path=out / "stacks" / f"seed-{seed}.pt",
         )
 
-    return distributed.spread(stack, range(config.seeds))
+    return distributed.map_over_ranks(stack, range(config.seeds))
 
 
 def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]") -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _trials(
             for network, history in zip(networks, histories, strict=True)
         ]
 
-    runs = iter(distributed.spread(trial, [(rate, seeds) for rate in config.rates for seeds in at_once]))
+    runs = iter(distributed.map_over_ranks(trial, [(rate, seeds) for rate in config.rates for seeds in at_once]))
     return {rate: [run for _ in at_once for run in next(runs)] for rate in config.rates}
 
 
@@ -248,7 +248,7 @@ def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None],
     """Print the table, write `results.json`, `table.md` and the pictures."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "results.json", content)
-    distributed.from_main(lambda: _show(config, arms, stacks, out))
+    distributed.run_on_main(lambda: _show(config, arms, stacks, out))
     return content
 
 

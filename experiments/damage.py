@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from dbn import DBN, RBM, checkpoint, train
+from dbn import DBN, RBM, train
+from dbn.runtime import checkpoint
 from experiments.survival import states_equal
 
 RAN: list[str] = []

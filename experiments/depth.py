@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dbn import plots
-from dbn.arguments import whole_number
+from dbn.runtime.checks import whole_number
 from experiments.cells import Arm, Cell, arm_of
 from experiments.command_line import check_several, option, parse
 from experiments.records import as_dict, environment, launch, mean_sd, write_json

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbn import CD, DBN, RBM, ais, datasets, finetune, matrix_products
+from dbn import CD, DBN, RBM, ais, datasets, finetune
 from dbn.datasets.named import SOURCES
-from dbn.products import Products
 from experiments import compare
 from experiments.command_line import option, parse
 from experiments.peers import PeerError, guarded, learnergy, nats, ours, rbms
 from experiments.records import mean_sd
 from experiments.timing import Row, learning, paired, products, repeated, seconds, skipped
 
-PRODUCTS: tuple[Products, ...] = ("tf32", "float32")
+#: What factors of matrix products are rounded to, and torch's own name for it.
+PRODUCTS = {"tf32": "high", "float32": "highest"}
 HINTON = "hinton_2006_pretrain_seconds"
 _OUTER = 2  # products of a step of CD-1 that are outer ones, beside three forward
 
@@ -60,7 +60,7 @@ def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
     sizes = _named(config)
     _pretrained(config, x[:200], device, epochs=1, seed=0)  # what is loaded and compiled at first is not counted
     for kind in PRODUCTS:
-        with matrix_products(kind):
+        with _matrix_products(kind):
             took, stack = _pretrained(config, x, device, epochs=config.hinton_epochs, seed=0)
         quality = _quality(stack, test)
         what = f"DBN.pretrain, {sizes}, {config.hinton_epochs} epochs a layer, {len(x)} rows of {name}, {kind}"
@@ -70,14 +70,24 @@ def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
     yield from _agreement(config, x, test, device)
 
 
+@contextlib.contextmanager
+def _matrix_products(kind: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(PRODUCTS[kind])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _agreement(config: Sizes, x: Tensor, test: Tensor, device: torch.device) -> Iterator[Row]:
     """What shorter runs of several seeds come to on the CPU, and on the device where it is another."""
-    places: list[tuple[torch.device, Products]] = [(torch.device("cpu"), "float32")]
+    places: list[tuple[torch.device, str]] = [(torch.device("cpu"), "float32")]
     places += [(device, kind) for kind in PRODUCTS if device.type != "cpu"]
     for place, kind in places:
         runs = []
         for seed in range(config.agreement_seeds):
-            with matrix_products(kind):
+            with _matrix_products(kind):
                 took, stack = _pretrained(config, x, place, epochs=config.agreement_epochs, seed=seed)
             runs.append({"wall_seconds": took, **_quality(stack, test)})
         values = {name: [run[name] for run in runs] for name in runs[0]}
@@ -132,7 +142,7 @@ def large(config: Sizes, device: torch.device) -> Iterator[Row]:
     x = torch.rand(config.large_batches * batch, visible, device=device, generator=_generator(device))
     operations = 2 * (3 + _OUTER) * len(x) * visible * hidden
     for kind in PRODUCTS:
-        with matrix_products(kind):
+        with _matrix_products(kind):
             work = learning(x, RBM(visible, hidden, seed=0).to(device), CD(1), batch=batch)
             floor = products(x, hidden, batch=batch)
             what = f"CD-1, {visible}→{hidden}, {batch} rows a batch, {kind}"
@@ -179,7 +189,7 @@ def repeat(config: Sizes, device: torch.device) -> Iterator[Row]:
     split = datasets.load("mnist-sample")
     rows = [repeated(part, config.rows) for part in split.train]
     for kind in PRODUCTS:
-        with matrix_products(kind):
+        with _matrix_products(kind):
             first, again = (_trained(config, *rows, split.classes, device) for _ in range(2))
         alike = all(map(torch.equal, first, again))
         what = f"pretraining and fine-tuning twice from one seed, {_named(config)}, {kind}"

@@ -120,11 +120,6 @@ def _followed(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda subject, **given: function(**given)(0.5)
 
 
-def _entered(subject: Any, **given: Any) -> None:
-    with dbn.matrix_products(**given):
-        pass
-
-
 def _layers(method: str, arguments: dict[str, Kind], more: dict[str, Kind] | None = None) -> Face:
     return Face(machine, _method(method), arguments, more or {})
 
@@ -235,14 +230,6 @@ FACES: dict[str, Face] = {
     ),
     "predict": Face(network, lambda subject, **given: dbn.predict(**given), {"model": ITSELF, "x": NETWORK_ROWS},
                     also=("labels",)),
-    "SideBySide": Face(
-        nothing,
-        _only(dbn.SideBySide),
-        {"networks": one_of([[nn.Sequential(nn.Linear(2, 2))] * 2, (nn.Sequential(nn.Linear(3, 1), nn.ReLU()),)],
-                            [[], [nn.Linear(2, 2)], [nn.Sequential(nn.Conv1d(1, 1, 1))], [None, 3],
-                             [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2))]])},
-    ),
-    "matrix_products": Face(nothing, _entered, {"kind": words_of("float32", "tf32")}),
     "exact_log_partition": Face(machine, _only(dbn.exact_log_partition), {"rbm": ITSELF}),
     "ais": Face(machine, _only(_tiny_ais), {"rbm": ITSELF}, {"chains": COUNT, **ANNEALING}),
     "reverse_ais": Face(machine, _only(_tiny_reverse_ais), {"rbm": ITSELF, "samples": VISIBLE}, ANNEALING),

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from dbn import DBN, History, datasets, distributed, evaluate, finetune, predict
-from dbn.arguments import choose_device
 from dbn.datasets import DataSplit
+from dbn.runtime.checks import choose_device
 from experiments.command_line import option, parse
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import STARTS
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         checkpoint=Path(config.out) / "checkpoint",
         seed=config.seed,
     )
-    return distributed.from_main(partial(_write, config, network, history, split))
+    return distributed.run_on_main(partial(_write, config, network, history, split))
 
 
 def _write(config: Config, network: nn.Module, history: History, split: DataSplit) -> float:

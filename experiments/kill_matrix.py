@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from dbn import CD, DBN, PCD, RBM, finetune, train
-from dbn.course import Course
+from dbn.fit import TrainingState
 
 ROWS, COLUMNS, BATCH = 23, 6, 5
 CALLS = ("train", "pretrain", "finetune")
@@ -132,15 +132,15 @@ def run(case: Case, folder: Path | None, work: Path) -> Result:
 
 def _stepped_until(kill: float) -> Any:
     """A patch by which a run is killed after this step; its `count` tells how many steps were done."""
-    original, done = Course.stepped, mock.Mock(count=0)
+    original, done = TrainingState.advance, mock.Mock(count=0)
 
-    def stepped(course: Course) -> bool:
+    def advance(state: TrainingState) -> None:
         done.count += 1
         if done.count == kill:
             raise Killed
-        return original(course)
+        original(state)
 
-    return mock.patch.object(Course, "stepped", stepped), done
+    return mock.patch.object(TrainingState, "advance", advance), done
 
 
 def kills(case: Case, stride: int, folder: Path) -> Iterator[bool]:

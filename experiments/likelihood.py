@@ -30,7 +30,7 @@ from dbn import (
     plots,
     train,
 )
-from dbn.arguments import choose_device
+from dbn.runtime.checks import choose_device
 from dbn.schedules import linear
 from experiments.command_line import option, parse
 from experiments.pretrain import image_shape
@@ -138,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 arm = {"estimator": name, "seed": seed, "seconds": took, "epochs": epochs, **measured}
                 write_json(path, arm)
             arms.append(arm)
-            distributed.say(f"{name}, seed {seed}: validation {arm['validation']:.2f} nats")
+            distributed.print0(f"{name}, seed {seed}: validation {arm['validation']:.2f} nats")
     content = {"config": as_dict(config), "environment": environment(config.device), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
-    distributed.from_main(lambda: _draw(config, split, out))
-    distributed.say(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
+    distributed.run_on_main(lambda: _draw(config, split, out))
+    distributed.print0(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
     return content
 
 
@@ -164,12 +164,12 @@ def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
         return dict.fromkeys(config.estimators, 1.0)
     shares = kept(path)
     if shares is None:
-        with distributed.alone():
+        with distributed.single_process():
             works = {name: _steps(config, name, x[:5000]) for name in config.estimators}
             rounds = [{name: seconds(work, x.device) for name, work in works.items()} for _ in range(6)][1:]
         times = {name: statistics.median(found[name] for found in rounds) for name in works}
         timed = {name: times[config.estimators[0]] / time for name, time in times.items()}
-        shares = distributed.from_main(lambda: timed)
+        shares = distributed.run_on_main(lambda: timed)
         write_json(path, shares)
     return shares
 
@@ -208,7 +208,7 @@ def trained(
             seed=1000 * seed + place,
         )
         carried, took = estimator.state_dict(), took + history.last["seconds"]
-    distributed.from_main(lambda: rbm.save(path.with_suffix(".pt")))
+    distributed.run_on_main(lambda: rbm.save(path.with_suffix(".pt")))
     return rbm, took
 
 

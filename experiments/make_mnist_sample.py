@@ -1,4 +1,4 @@
-"""Make the bundled `dbn/data/mnist_sample.npz`: 500 training and 200 test images of each digit of MNIST.
+"""Make the bundled `dbn/datasets/mnist_sample.npz`: 500 training and 200 test images of each digit of MNIST.
 
 The training images are drawn from MNIST's 60,000 and the test images from its 10,000, so that nothing of the test set
 is ever trained on. Pixels stay uint8, unaltered. The same command writes the same bytes. MNIST is by Yann LeCun,
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dbn import datasets
 
-TARGET = Path(datasets.__file__).parent / "data" / "mnist_sample.npz"
+TARGET = Path(datasets.__file__).with_name("mnist_sample.npz")
 NOTICE = b"A sample of MNIST (Y. LeCun, C. Cortes, C. J. C. Burges), CC BY-SA 3.0"
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dbn import DBN, History, datasets, distributed, plots
-from dbn.arguments import choose_device
 from dbn.history import Record
+from dbn.runtime.checks import choose_device
 from experiments.command_line import option, parse
 from experiments.records import as_dict, environment, launch, write_json
 from experiments.starts import visible_units
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         seed=config.seed,
         checkpoint=out / "checkpoint",
     )
-    distributed.from_main(partial(_write, config, stack.cpu(), histories, split))
+    distributed.run_on_main(partial(_write, config, stack.cpu(), histories, split))
     return out / "stack.pt"
 
 

@@ -17,8 +17,8 @@ import torch
 
 import dbn
 from dbn import DivergenceError, distributed
-from dbn.arguments import choose_device
 from dbn.datasets import NAMES
+from dbn.runtime.checks import choose_device
 
 _FORMAT = 1  # of what a folder holds, to be raised when finished arms or runs could no longer be read
 
@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def kept(path: Path) -> dict[str, Any] | None:
     """What is written at a path, or None, as the main process sees it."""
-    return distributed.from_main(lambda: read_json(path) if path.exists() else None)
+    return distributed.run_on_main(lambda: read_json(path) if path.exists() else None)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dbn import CD, RBM, distributed, plots
-from dbn.arguments import whole_number
+from dbn.runtime.checks import whole_number
 from experiments.command_line import option, parse
 from experiments.processes import Processes
 from experiments.records import as_dict, environment, launch, write_json
@@ -159,8 +159,8 @@ def steps(hidden: int, batch: int, count: int) -> float:
 
 def apart(hidden: int, batch: int, count: int) -> float:
     """The same by a process that is alone beside others."""
-    with distributed.alone():
-        return seconds(_work(hidden, batch, count, apart=True), torch.device("cpu")) / count
+    with distributed.single_process():
+        return seconds(_work(hidden, batch, count, separate_gradient=True), torch.device("cpu")) / count
 
 
 @cache
@@ -172,7 +172,7 @@ def _work(hidden: int, batch: int, count: int, *, apart: bool = False) -> Any:
 def exchanges(hidden: int, count: int = 8) -> float:
     """Seconds of summing a gradient over all processes, on the average of so many."""
     flat = torch.zeros(_weights(hidden))
-    return seconds(lambda: [distributed.add_up(flat) for _ in range(count)], torch.device("cpu")) / count
+    return seconds(lambda: [distributed.all_reduce_sum(flat) for _ in range(count)], torch.device("cpu")) / count
 
 
 def fitted(rows: Sequence[Row]) -> Cost:

@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from dbn import datasets, distributed
-from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
+from dbn.runtime.checks import choose_device, finite_number, whole_number
 from experiments.command_line import check_several, option
 from experiments.records import claim
 from experiments.starts import KNOWN

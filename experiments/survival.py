@@ -35,7 +35,7 @@ def work(folder: Path, result: Path) -> None:
     rate = linear(1e-2, 1e-3, 20)
     validation = tuple(split.validation)[:2]
     finetune(mlp, x, y, epochs=20, batch_size=10, learning_rate=rate, validation=validation, checkpoint=kept[1], **keep)
-    distributed.from_main(lambda: torch.save({**stack.state_dict(), **mlp.state_dict()}, result))
+    distributed.run_on_main(lambda: torch.save({**stack.state_dict(), **mlp.state_dict()}, result))
 
 
 def killed_runs(kills: int, out: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dbn import RBM, Estimator
-from dbn.training import Learner, Steps, open_rows, replayable
+from dbn.training import GraphedUpdate, RBMUpdate, capturable, open_rows
 
 Row = dict[str, Any]
 Work = Callable[[], object]
@@ -65,11 +65,11 @@ def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> 
     """An epoch of the library's steps with default momentum and decay, and nothing around them."""
     source, generator = open_rows(rbm, x, batch), torch.Generator(x.device).manual_seed(0)
     estimator.prepare(rbm, generator)
-    learner = Learner(rbm, estimator, generator, apart=replayable(rbm, estimator))
-    step = Steps(learner, batch, 2e-4)
+    learner = RBMUpdate(rbm, estimator, generator, separate_gradient=capturable(rbm, estimator))
+    step = GraphedUpdate(learner, batch)
 
     def work() -> None:
-        for v, *_ in source.batches(generator, learner.place):
+        for v, *_ in source.batches(generator, (lambda rows: learner.buffers(rows).positive.visible)):
             step(v, 0.1, estimator.suggested_momentum(0.0))
 
     return work

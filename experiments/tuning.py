@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dbn import finetune
-from dbn.arguments import finite_number
 from dbn.datasets import Samples
 from dbn.history import History
+from dbn.runtime.checks import finite_number
 from dbn.schedules import cosine
 
 _WORDS = ("dropout", "decay", "momentum", "norm")

@@ -1,17 +1,19 @@
 """Fixtures that cost something, shared by all tests, and the device that tests of devices run on."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-import dbn.finetuning.steps
-import dbn.recording
-import dbn.training.steps
-from dbn.arguments import choose_device
-from dbn.likelihood import annealing
+import dbn.finetuning.graphed_step
+import dbn.runtime.cuda_graph
+import dbn.training.graphed_update
+from dbn.runtime.checks import choose_device
 from experiments.processes import Processes
 from tests import recorder
+
+annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 
 
 def pytest_addoption(parser):
@@ -63,9 +65,9 @@ def recording(monkeypatch):
         original(tape)
 
     def turn_on():
-        for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
-            monkeypatch.setattr(module, "recordable", lambda device: True)
-        monkeypatch.setattr(dbn.recording, "record", record)
+        for module in (dbn.training.graphed_update, dbn.finetuning.graphed_step, annealing):
+            monkeypatch.setattr(module, "can_capture", lambda device: True)
+        monkeypatch.setattr(dbn.runtime.cuda_graph, "capture", record)
         monkeypatch.setattr(recorder.Tape, "replay", replay)
         return seen
 

@@ -38,7 +38,7 @@ def unit(name: str) -> Unit:
 
 
 def machine(visible: str | Unit, hidden: str | Unit, *, scale: float = 0.3, seed: int = 0) -> RBM:
-    """A machine with random weights and biases of this scale; beyond about 0.3 two real sides have no finite Z."""
+    """An RBM with random weights and biases of this scale; beyond about 0.3 two real sides have no finite Z."""
     sides = (unit(side) if isinstance(side, str) else side for side in (visible, hidden))
     rbm = RBM(*sides, weight_scale=0, seed=0).double()
     draw = generator(seed)
@@ -129,7 +129,7 @@ def states(units: Unit) -> Tensor:
 
 @torch.no_grad()
 def brute_log_partition(rbm: RBM) -> Tensor:
-    """log ∫∫ exp(−E(v, h)) dv dh, of a machine with a side that can be enumerated."""
+    """log ∫∫ exp(−E(v, h)) dv dh, of an RBM with a side that can be enumerated."""
     if rbm.hidden.cardinality is not None:
         return log_integral_over_visible(rbm, states(rbm.hidden)).logsumexp(0)
     return log_integral_over_hidden(rbm, states(rbm.visible)).logsumexp(0)

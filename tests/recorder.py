@@ -60,7 +60,7 @@ class Tape(TorchDispatchMode):
 
 
 def record(work: Callable[[], None], generator: Generator, stream: object) -> Tape:
-    """In place of `dbn.recording.record`."""
+    """In place of `dbn.runtime.cuda_graph.capture`."""
     tape, drawing = Tape(), generator.get_state()
     with tape:
         work()

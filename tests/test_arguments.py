@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from dbn.arguments import (
+from dbn.runtime.checks import (
     as_generator,
     as_rows,
     as_tensor,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from dbn.batches import MappedSource, Source, open_source
+from dbn.data import MappedSource, Source, open_source
 
 ROWS = torch.arange(103 * 3, dtype=torch.float64).view(103, 3)
 ARRAY = ROWS.numpy()
@@ -94,7 +94,7 @@ def test_an_epoch_visits_each_row_once_and_ends_in_a_short_batch(kind, tmp_path)
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_in_order_is_the_stored_order(kind, tmp_path):
-    assert torch.equal(torch.cat([batch.x for batch in source_of(kind, tmp_path).in_order()]), ROWS)
+    assert torch.equal(torch.cat([batch.x for batch in source_of(kind, tmp_path).sequential()]), ROWS)
 
 
 @pytest.mark.parametrize("kind", SHUFFLED)
@@ -129,7 +129,7 @@ def labelled(kind, folder):
 @pytest.mark.parametrize("kind", [*IN_MEMORY, "labelled_dataset", "labelled_loader"])
 def test_labels_stay_with_their_rows(kind, tmp_path):
     source = labelled(kind, tmp_path)
-    for batches in (source.batches(torch.Generator().manual_seed(0)), source.in_order()):
+    for batches in (source.batches(torch.Generator().manual_seed(0)), source.sequential()):
         for x, y, _ in batches:
             assert torch.equal(y, LABELS[(x[:, 0] / 3).long()])
 
@@ -137,17 +137,17 @@ def test_labels_stay_with_their_rows(kind, tmp_path):
 @pytest.mark.parametrize("kind", [*SHUFFLED])
 def test_subset_of_rows_sorted_by_class_has_every_class(kind, tmp_path):
     source = source_of(kind, tmp_path)
-    subset = source.subset(20)
+    subset = source.representative_rows(20)
     classes = LABELS[(subset[:, 0] / 3).long()]
     assert classes.unique().tolist() == LABELS.unique().tolist()
-    assert torch.equal(subset, source.subset(20))
+    assert torch.equal(subset, source.representative_rows(20))
     assert LABELS[: len(subset)].unique().tolist() != LABELS.unique().tolist(), "the first rows are the broken variant"
 
 
 @pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize(("count", "found"), [(1, 1), (20, 20), (103, 103), (500, 103)])
 def test_subset_has_distinct_rows_and_as_many_as_there_are(kind, count, found, tmp_path):
-    subset = source_of(kind, tmp_path).subset(count)
+    subset = source_of(kind, tmp_path).representative_rows(count)
     assert len(subset) == len(subset.unique(dim=0)) == found
     assert subset.dtype == LIKE.dtype
 
@@ -166,8 +166,8 @@ def test_another_batch_size_leaves_the_rows(kind, tmp_path):
 def test_a_mapped_source_maps_every_view_and_keeps_labels():
     source = open_source(ROWS, LABELS, batch_size=10, like=LIKE)
     mapped = MappedSource(source, lambda x: x[:, :2] + 1, 2)
-    assert torch.equal(torch.cat([batch.x for batch in mapped.in_order()]), ROWS[:, :2] + 1)
-    assert torch.equal(mapped.subset(7), source.subset(7)[:, :2] + 1)
+    assert torch.equal(torch.cat([batch.x for batch in mapped.sequential()]), ROWS[:, :2] + 1)
+    assert torch.equal(mapped.representative_rows(7), source.representative_rows(7)[:, :2] + 1)
     for x, y, _ in mapped.batches(torch.Generator().manual_seed(0)):
         assert torch.equal(y, LABELS[((x[:, 0] - 1) / 3).long()])
     assert (mapped.steps, mapped.rows, mapped.width) == (source.steps, 103, 2)
@@ -177,7 +177,7 @@ def test_a_mapped_source_maps_every_view_and_keeps_labels():
 def test_shape_is_kept_where_asked(kind, tmp_path):
     data = {"images": ROWS.view(103, 1, 3), "memmap": memmap(tmp_path, ARRAY.reshape(103, 1, 3))}[kind]
     source = open_source(data, batch_size=10, like=LIKE, flatten=False)
-    assert next(source.in_order()).x.shape == (10, 1, 3)
+    assert next(source.sequential()).x.shape == (10, 1, 3)
     assert open_source(data, batch_size=10, like=LIKE).width == 3
 
 
@@ -217,7 +217,7 @@ def bad_check(rows, name):
 )
 def test_what_is_no_data_is_refused_by_name(data, error, words):
     with pytest.raises(error, match=words):
-        for _ in open_source(data, batch_size=10, like=LIKE, check=bad_check, name="rows").in_order():
+        for _ in open_source(data, batch_size=10, like=LIKE, check=bad_check, name="rows").sequential():
             pass
 
 

@@ -1,4 +1,4 @@
-"""Greedy stacking: each machine is trained alone on what the frozen ones below make of the data."""
+"""Greedy stacking: each RBM is trained alone on what the frozen ones below make of the data."""
 
 import copy
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from dbn import CD, DBN, PCD, Bernoulli, Categorical, Gaussian, Joint, ReLU, Spin, greedy, train
-from dbn.batches import open_source
-from dbn.greedy import CHUNK
+from dbn import CD, DBN, PCD, Bernoulli, Categorical, Gaussian, Joint, ReLU, Spin, pretraining, train
+from dbn.data import open_source
+from dbn.pretraining import CHUNK
 from dbn.rbm import RBM
 from dbn.schedules import linear
 from tests.machines import UNITS, generator, rows, unit, visible_probabilities
@@ -182,9 +182,9 @@ def test_samples_can_be_passed_upwards(name):
     seen = []
 
     class Watching(CD):
-        def negative(self, rbm, positive, draw, room):
+        def negative(self, rbm, positive, draw, buffers):
             seen.append(positive.visible.clone())  # the buffers of a step serve the next one too
-            return super().negative(rbm, positive, draw, room)
+            return super().negative(rbm, positive, draw, buffers)
 
     for upward, binary in (("samples", True), ("means", False)):
         stack = stack_of(name)
@@ -249,7 +249,7 @@ def test_samples_are_rows_of_the_visible_units_and_follow_the_seed(kind):
 
 
 def distribution_of(stack: DBN):
-    """Visible states and their probabilities under the stack, by enumeration: the top machine, then down."""
+    """Visible states and their probabilities under the stack, by enumeration: the top RBM, then down."""
     top, *below = reversed(stack.layers)
     states, p = visible_probabilities(top)
     for rbm in below:
@@ -371,9 +371,9 @@ def test_watched_samples_of_one_layer_are_independent_of_those_below():
     low, top = RBM(5, 50, weight_scale=0.0), RBM(50, 50, weight_scale=0.0)
     top.weight.fill_diagonal_(4.0)
     top.hidden_bias.fill_(-2.0)
-    plan = greedy.Plan([], "samples", "own", None, 0)
+    plan = pretraining.StackOptions([], "samples", "own", None, 0)
     source = open_source(torch.zeros(4000, 5), batch_size=100, like=low.weight)
-    middle = greedy._encoded(source, low, plan, 1, None)
-    watched = greedy._encoded(middle, top, plan, 2, None).subset(4000).mean()
+    middle = pretraining._encoded(source, low, plan, 1, None)
+    watched = pretraining._encoded(middle, top, plan, 2, None).representative_rows(4000).mean()
     expected = (torch.sigmoid(torch.tensor(-2.0)) + torch.sigmoid(torch.tensor(2.0))) / 2
     assert float(watched) == pytest.approx(float(expected), abs=0.01)

@@ -1,4 +1,4 @@
-"""The gap between chains and data is about 1 for samples of the machine, and large where a mode is lost."""
+"""The gap between chains and data is about 1 for samples of the RBM, and large where a mode is lost."""
 
 import copy
 
@@ -16,7 +16,7 @@ ROWS = (torch.rand(200, 6, generator=generator()) < torch.linspace(0.1, 0.9, 6))
 
 
 def wide():
-    """A machine of sixty columns, of which ten are hardly ever on."""
+    """An RBM of sixty columns, of which ten are hardly ever on."""
     rbm = machine(Bernoulli(60).double(), Spin(4).double(), scale=0.3, seed=1)
     with torch.no_grad():
         rbm.visible_bias[:10] = -5.0
@@ -114,7 +114,7 @@ def test_the_bar_shows_it(capsys):
 
 
 def sharded(data, chains):
-    return float(chain_gap(wide(), data, distributed.rows_of(chains)[0]))
+    return float(chain_gap(wide(), data, distributed.local_rows(chains)[0]))
 
 
 def test_processes_with_a_part_of_the_chains_each_find_the_gap_of_all(three):

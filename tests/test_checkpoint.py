@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dbn
-from dbn import DBN, RBM, Bernoulli, checkpoint
+from dbn import DBN, RBM, Bernoulli
+from dbn.runtime import checkpoint
 from tests.machines import UNITS, machine
 
 OBJECTS = {"kind": "numbers", "values": torch.arange(5), "nested": {"list": [1, 2.5, "three"], "none": None}}

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partition, finetune, log_likelihood, train
-from dbn.arguments import choose_device
 from dbn.rbm import RBM
+from dbn.runtime.checks import choose_device
 from dbn.schedules import switch
 from tests.devices import ESTIMATORS, LABELS, QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on, same
 from tests.machines import PAIRS, UNITS, generator, machine, rows, unit
@@ -73,7 +73,7 @@ def test_what_is_not_drawn_is_what_the_cpu_computes(visible, hidden, device):
 
 
 def likelihoods(name, device, seeds, rate=0.2):
-    """Exact mean log-likelihoods of small machines of several seeds, of rows in two modes."""
+    """Exact mean log-likelihoods of small RBMs of several seeds, of rows in two modes."""
     x, found = two_modes(200), []
     for seed in seeds:
         rbm = RBM(6, 4, weight_scale=0.1, seed=seed).to(device)

@@ -25,24 +25,24 @@ def furthest(ours, theirs):
 
 def test_one_process_is_alone_and_changes_nothing():
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    assert distributed.portion(7) == (0, 7, 1.0)
-    assert distributed.rows_of([1, 2]) == ([1, 2], 1.0)
+    assert distributed.local_range(7) == (0, 7, 1.0)
+    assert distributed.local_rows([1, 2]) == ([1, 2], 1.0)
     value = torch.ones(2)
-    assert distributed.add_up(value) is value
-    assert distributed.means(1.0, value)[0] is value
-    assert distributed.weighed(value, 1.0) is value
-    assert distributed.gathered_rows(value) is value
-    assert distributed.gathered("a") == ["a"]
-    assert distributed.spread(str, [1, 2]) == ["1", "2"]
+    assert distributed.all_reduce_sum(value) is value
+    assert distributed.weighted_means(1.0, value)[0] is value
+    assert distributed.scale_loss_for_ddp(value, 1.0) is value
+    assert distributed.all_gather_rows(value) is value
+    assert distributed.all_gather_object("a") == ["a"]
+    assert distributed.map_over_ranks(str, [1, 2]) == ["1", "2"]
     draw_from = generator()
-    assert distributed.draws(draw_from, value.device) == (draw_from, draw_from)
-    assert distributed.draws(None, value.device) == (None, None)
+    assert distributed.generators(draw_from, value.device) == (draw_from, draw_from)
+    assert distributed.generators(None, value.device) == (None, None)
     with distributed.start():
         assert distributed.world_size() == 1
 
 
 def portions(count):
-    return distributed.portion(count), distributed.rows_of(list(range(count)))
+    return distributed.local_range(count), distributed.local_rows(list(range(count)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 100])
@@ -57,20 +57,20 @@ def test_every_thing_is_one_process_s(three, count):
 
 def exchanged():
     own = torch.full((2, 2), float(distributed.rank()))
-    with distributed.alone():
+    with distributed.single_process():
         alone = distributed.world_size()
     return {
-        "sum": distributed.add_up(own.clone()),
-        "means": distributed.means(0.5, own[0], own[:, :1]),
-        "sums": distributed.sums(1.0, float(distributed.rank())),
-        "largest": distributed.largest(3 - distributed.rank(), distributed.rank()),
-        "agreed": distributed.agreed("" if distributed.is_main() else "no"),
-        "nothing": distributed.agreed(""),
-        "numbers": distributed.numbers_of_main({"a": 0.1 + distributed.rank()}),
-        "rows": distributed.gathered_rows(own[: 1 + distributed.rank()]),
-        "spread": distributed.spread(lambda item: (item, distributed.world_size()), [5, 6, 7]),
+        "sum": distributed.all_reduce_sum(own.clone()),
+        "means": distributed.weighted_means(0.5, own[0], own[:, :1]),
+        "sums": distributed.all_reduce_scalars(1.0, float(distributed.rank())),
+        "largest": distributed.all_reduce_max(3 - distributed.rank(), distributed.rank()),
+        "agreed": distributed.first_non_empty("" if distributed.is_main() else "no"),
+        "nothing": distributed.first_non_empty(""),
+        "numbers": distributed.broadcast_scalars({"a": 0.1 + distributed.rank()}),
+        "rows": distributed.all_gather_rows(own[: 1 + distributed.rank()]),
+        "spread": distributed.map_over_ranks(lambda item: (item, distributed.world_size()), [5, 6, 7]),
         "alone": alone,
-        "seed": distributed.own_seed(5),
+        "seed": distributed.local_seed(5),
     }
 
 
@@ -97,7 +97,7 @@ def work_of_two(item):
 
 def spreading():
     with pytest.raises(ArithmeticError, match="six"):
-        distributed.spread(work_of_two, [5, 6, 7])
+        distributed.map_over_ranks(work_of_two, [5, 6, 7])
     return distributed.rank()
 
 
@@ -107,8 +107,8 @@ def test_an_error_in_one_process_s_work_is_raised_on_all(two):
 
 def failing():
     with pytest.raises(OSError, match="full"):
-        distributed.from_main(full)
-    return distributed.from_main(distributed.rank)
+        distributed.run_on_main(full)
+    return distributed.run_on_main(distributed.rank)
 
 
 def full():
@@ -120,10 +120,12 @@ def test_an_error_of_the_main_process_is_raised_on_all(two):
 
 
 def drawn(seed):
-    order, own = distributed.draws(None if seed is None else generator(seed + distributed.rank()), torch.device("cpu"))
-    drawn = torch.randperm(9, generator=order)
-    later = [distributed.draws(order, order.device, spent=True).own for _ in range(2)]
-    return drawn, *(torch.rand(9, generator=each) for each in (own, *later))
+    shared, local = distributed.generators(
+        None if seed is None else generator(seed + distributed.rank()), torch.device("cpu")
+    )
+    drawn = torch.randperm(9, generator=shared)
+    later = [distributed.generators(shared, shared.device, advance=True).local for _ in range(2)]
+    return drawn, *(torch.rand(9, generator=each) for each in (local, *later))
 
 
 @pytest.mark.parametrize("seed", [None, 4])
@@ -136,10 +138,10 @@ def test_order_is_drawn_alike_and_samples_are_not(two, seed):
 
 def parting():
     values = [torch.zeros(3), torch.full((2,), float(distributed.rank()))]
-    distributed.check_alike(values[:1], "the machine")
-    distributed.check_alike(values, "the machine")
+    distributed.check_replicated(values[:1], "the RBM")
+    distributed.check_replicated(values, "the RBM")
 
 
 def test_processes_that_part_are_found_out(two):
-    with pytest.raises(RuntimeError, match="the machine is no longer the same on all 2 processes"):
+    with pytest.raises(RuntimeError, match="the RBM is no longer the same on all 2 processes"):
         two(parting)

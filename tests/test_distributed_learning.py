@@ -29,7 +29,7 @@ def container(kind, folder):
         path = folder / "x.npy"
         if distributed.is_main():
             np.save(path, X.numpy())
-        distributed.gathered(None)
+        distributed.all_gather_object(None)
         return np.load(path, mmap_mode="r")
     dataset = TensorDataset(X, Y)
     loader = DataLoader(dataset, 100, shuffle=True, generator=generator(7))

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune, initialise
-from dbn.checkpoint import load
-from dbn.keeper import Keeper
+from dbn.runtime.checkpoint import load
+from dbn.runtime.checkpoint_manager import CheckpointManager
 from experiments.ranks import kill_one, start
 from experiments.survival import equal, work
 from tests.machines import generator
@@ -48,7 +48,7 @@ class breaking:
     """Let a run break off at its n-th save, on all processes at once."""
 
     def __init__(self, saves):
-        self.saves, self.original = saves, Keeper.save
+        self.saves, self.original = saves, CheckpointManager.save
 
     def __enter__(self):
         count = [0]
@@ -59,10 +59,10 @@ class breaking:
             if count[0] == self.saves:
                 raise Broken
 
-        Keeper.save = counted if self.saves else self.original
+        CheckpointManager.save = counted if self.saves else self.original
 
     def __exit__(self, *_):
-        Keeper.save = self.original
+        CheckpointManager.save = self.original
 
 
 def broken_and_whole(many, run, folder, how):
@@ -124,15 +124,15 @@ def test_all_chains_go_on_by_other_numbers_of_processes(two, three, estimator, t
     assert furthest(ours, same) == 0
     newest = max(tmp_path.glob("*.pt"))
     kept = load(newest, kind="pretrain")["picture"]["run"]["parts"]["learner"]["estimator"]
-    name, dim = next(iter(estimator.of_chains.items()))
+    name, dim = next(iter(estimator.sharded_buffers.items()))
     assert kept[name]["joined"].shape[dim] == 31
     assert kept[name]["dim"] == dim
 
 
 def parted_and_whole():
     own = {"a": [distributed.Shard(torch.arange(3.0)[: 2 + distributed.rank()]), 5], "b": {"c": "text"}}
-    whole = distributed.whole(own)
-    part = distributed.parted(whole)
+    whole = distributed.gather_shards(own)
+    part = distributed.split_shards(whole)
     return whole["a"][0]["joined"].tolist(), part["a"][0].value.tolist(), part["a"][1], part["b"]
 
 
@@ -146,7 +146,7 @@ def failing_to_save(folder):
         raise OSError("the disk is full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dbn.keeper.save", full)
+        patch.setattr("dbn.runtime.checkpoint_manager.save", full)
         pretrained(folder, CD(1), 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Numbers that leave all reason: an error that says where, a machine that is put back, or a halved rate."""
+"""Numbers that leave all reason: an error that says where, an RBM that is put back, or a halved rate."""
 
 import pytest
 import torch

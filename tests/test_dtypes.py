@@ -62,7 +62,7 @@ def usual_defaults():
 
 
 def results():
-    """Numbers of machines of every kind in float32, as tensors, made by every estimator and every likelihood."""
+    """Numbers of RBMs of every kind in float32, as tensors, made by every estimator and every likelihood."""
     found, ones = {}, torch.ones(8, dtype=torch.float32, device="cpu")
     with usual_defaults():
         units = {"bernoulli": Bernoulli(4), "spin": Spin(4), "groups": Categorical(4, classes=2), "relu": ReLU(4),
@@ -160,7 +160,7 @@ def test_machines_in_half_precision_are_refused_by_name(dtype):
         lambda: stack.sample(3, 2),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match=r"float16.* has too few digits .*convert the machine by|float16, whose"):
+        with pytest.raises(TypeError, match=r"float16.* has too few digits .*convert the RBM by|float16, whose"):
             call()
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dbn.estimators import CD, PCD, Estimator, FastPCD, ParallelTempering
-from dbn.gradient import gradient
-from dbn.rbm import Phase
+from dbn.gradient import Phase, gradient, phase
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Spin
 from tests.machines import PAIRS, draw, generator, log_likelihood, machine, rows, visible_probabilities
@@ -35,8 +34,8 @@ class StalePairing(Estimator):
     def rows(self, batch):
         return self.chains
 
-    def negative(self, rbm, positive, generator, room=None):
-        before = rbm.phase(self.v)
+    def negative(self, rbm, positive, generator, buffers=None):
+        before = phase(rbm, self.v)
         h = rbm.hidden.sample(before.hidden_field, generator=generator)
         self.v = rbm.sample_visible(h, generator=generator)
         return Phase(self.v, before.hidden_field, before.hidden_mean)
@@ -53,7 +52,7 @@ BIASED = {
 
 
 def sizable(pair):
-    """A machine whose chains mix in tens of steps, but not in one."""
+    """An RBM whose chains mix in tens of steps, but not in one."""
     return machine(*pair, scale=0.8, seed=2)
 
 
@@ -62,7 +61,7 @@ def assert_unbiased(rbm, estimator):
     """Law of oracle 17: over 50 blocks of 400 chains, the mean gradient is the exact one within 5 standard errors."""
     data = rows(rbm.visible, 8)
     draw_from = generator(1)
-    positive = rbm.phase(data.repeat(CHAINS // 8, 1))
+    positive = phase(rbm, data.repeat(CHAINS // 8, 1))
     estimator.prepare(rbm, draw_from)
     for _ in range(1 if isinstance(estimator, CD) else 60):
         negative = estimator.negative(rbm, positive, draw_from)
@@ -108,19 +107,19 @@ def test_short_chains_and_wrong_pairs_do_not(pair, name):
 )  # fmt: skip
 def test_the_negative_phase_is_a_phase_of_the_machine(pair, estimator):
     rbm = machine(*pair)
-    positive, chains = rbm.phase(rows(rbm.visible, 5)), getattr(estimator, "chains", 5)
+    positive, chains = phase(rbm, rows(rbm.visible, 5)), getattr(estimator, "chains", 5)
     with torch.no_grad():
         estimator.prepare(rbm, generator())
-        phase = estimator.negative(rbm, positive, generator())
-    assert phase.visible.shape == (chains, rbm.visible.size)
-    rbm.visible.constrain_data(phase.visible, "v")
-    close(phase.hidden_field, rbm.hidden_field(phase.visible).detach())
-    close(phase.hidden_mean, rbm.mean_hidden(phase.visible).detach())
+        negative = estimator.negative(rbm, positive, generator())
+    assert negative.visible.shape == (chains, rbm.visible.size)
+    rbm.visible.constrain_data(negative.visible, "v")
+    close(negative.hidden_field, rbm.hidden_field(negative.visible).detach())
+    close(negative.hidden_mean, rbm.mean_hidden(negative.visible).detach())
     of_means = isinstance(estimator, CD) and not estimator.samples_visible(rbm)
-    assert (phase.visible_field is not None) == (of_means and bool(rbm.visible.learned_parameters()))
-    if phase.visible_field is not None:
-        close(phase.visible, rbm.visible.mean(phase.visible_field).detach())
-    assert all(bool(value.isfinite().all()) for value in gradient(rbm, positive, phase).values())
+    assert (negative.visible_field is not None) == (of_means and bool(rbm.visible.learned_parameters()))
+    if negative.visible_field is not None:
+        close(negative.visible, rbm.visible.mean(negative.visible_field).detach())
+    assert all(bool(value.isfinite().all()) for value in gradient(rbm, positive, negative).values())
 
 
 def kl_from(teacher, student):
@@ -197,14 +196,14 @@ def test_chains_are_a_buffer_that_carries_on_for_the_same_machine_and_restarts_f
     rbm, estimator = machine("bernoulli", "spin"), PCD(9)
     assert "hidden" not in estimator.state_dict()
     with pytest.raises(RuntimeError, match="prepare"):
-        estimator.negative(rbm, rbm.phase(rows(rbm.visible, 2)), None)
+        estimator.negative(rbm, phase(rbm, rows(rbm.visible, 2)), None)
     estimator.prepare(rbm, generator())
     chains = estimator.state_dict()["hidden"]
     assert chains.shape == (9, 2)
     rbm.hidden.constrain_data(chains, "chains")
     estimator.prepare(rbm, generator(1))
     assert torch.equal(estimator.hidden, chains)
-    estimator.negative(rbm, rbm.phase(rows(rbm.visible, 2)), generator(1))
+    estimator.negative(rbm, phase(rbm, rows(rbm.visible, 2)), generator(1))
     assert not torch.equal(estimator.hidden, chains)
     other = machine("bernoulli", "bernoulli")
     estimator.prepare(other, generator())
@@ -222,7 +221,7 @@ def test_chains_start_apart_from_each_other():
 
 def test_a_state_put_back_goes_on_where_it_was():
     rbm, first, second = machine("spin", "spin"), PCD(6), PCD(6)
-    positive = rbm.phase(rows(rbm.visible, 2))
+    positive = phase(rbm, rows(rbm.visible, 2))
     first.prepare(rbm, generator())
     first.negative(rbm, positive, generator(1))
     second.prepare(rbm, generator(2))

@@ -71,7 +71,7 @@ def log_probability(rbm, v, h):
 
 @torch.no_grad()
 def exact_and_bound(stack):
-    """log p(v) of every visible state of a stack of two machines, and its exact variational bound."""
+    """log p(v) of every visible state of a stack of two RBMs, and its exact variational bound."""
     low, top = stack.layers
     states = low.visible.states(torch.arange(low.visible.cardinality))
     hidden, log_p = visible_probabilities(top)[0], visible_probabilities(top)[1].log()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbn import PCD, FastPCD, train
-from dbn.gradient import gradient
+from dbn.gradient import gradient, phase
 from dbn.rbm import RBM
 from tests.machines import generator, machine, rows, two_modes
 
@@ -25,7 +25,7 @@ def test_without_a_rate_they_are_plain_persistent_chains():
 @torch.no_grad()
 def test_fast_weights_follow_the_gradient_and_fade(pair):
     rbm, estimator = machine(*pair), FastPCD(30, rate=0.2, decay=0.5)
-    positive, draw = rbm.phase(rows(rbm.visible, 8)), generator()
+    positive, draw = phase(rbm, rows(rbm.visible, 8)), generator()
     estimator.prepare(rbm, draw)
     first = gradient(rbm, positive, estimator.negative(rbm, positive, draw))
     torch.testing.assert_close(estimator.weight, 0.2 * first["weight"])
@@ -42,7 +42,7 @@ def share_that_crosses(estimator):
     estimator.prepare(rbm, draw)
     estimator.hidden.zero_()
     for _ in range(200):
-        estimator.negative(rbm, rbm.phase(data), draw)
+        estimator.negative(rbm, phase(rbm, data), draw)
     return float(estimator.hidden.mean())
 
 
@@ -61,11 +61,11 @@ def test_chains_may_start_at_the_data():
         estimator = kind(40, start="data")
         estimator.prepare(rbm, draw)
         assert estimator.hidden is None
-        seen = estimator.states(rbm, rbm.phase(torch.ones(5, 3).double()), draw)
+        seen = estimator.states(rbm, phase(rbm, torch.ones(5, 3).double()), draw)
         assert seen.shape == (40, 3)
         assert bool((seen == 1).all())
-        assert bool((estimator.states(rbm, rbm.phase(torch.zeros(5, 3).double()), draw) == 0).all())
-        estimator.negative(rbm, rbm.phase(torch.ones(5, 3).double()), draw)
+        assert bool((estimator.states(rbm, phase(rbm, torch.zeros(5, 3).double()), draw) == 0).all())
+        estimator.negative(rbm, phase(rbm, torch.ones(5, 3).double()), draw)
         assert estimator.hidden.shape == (40, 3)
 
 

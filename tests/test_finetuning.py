@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dbn import DBN, DivergenceError, evaluate, finetune, predict
-from dbn.scaling import known_scale
+from dbn.input_range import known_scale
 
 QUIET = {"progress": False, "seed": 0}
 DRAW = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dbn import CD, DBN, RBM, Bernoulli, evaluate, exact_log_partition, finetune, predict, train
-from dbn.likelihood.enumeration import log_partition_over
+from dbn.likelihood.exact import log_partition_over
 from experiments import fuzz, loaders
 from experiments.draw import Draw
 from experiments.faces import Face

@@ -4,27 +4,31 @@ A tensor left on the CPU beside one on the GPU is an error here as there, and so
 recording forbids. Backward passes cannot be followed so: autograd asks for the device itself.
 """
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 
-import dbn.training.steps
+import dbn.runtime.cuda_graph
+import dbn.training.graphed_update
 from dbn import CD, RBM
-from dbn.batches import StreamedSource, TensorSource
+from dbn.data import StreamedSource, TensorSource
 from dbn.estimators import Estimator
 from dbn.gradient import Offsets
-from dbn.likelihood import annealing
-from dbn.training.step import Learner, Penalties
-from dbn.training.steps import Steps
+from dbn.training import RBMUpdate, TrainOptions
+from dbn.training.graphed_update import GraphedUpdate
 from dbn.units import Bernoulli, ReLU
 from tests.test_recording import ESTIMATORS, LAYERS
 
-PENALTIES = Penalties(l1=1e-3, clip=1.0, max_norm=3.0, sparsity_target=0.1)
+annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
+
+PENALTIES = TrainOptions(epochs=0, weight_decay=0.0, l1=1e-3, clip=1.0, max_norm=3.0, sparsity_target=0.1)
 
 
 class Plain:
-    """In place of `Replay`, which needs a GPU."""
+    """In place of `GraphedStep`, which needs a GPU."""
 
     def __init__(self, work, *_):
         self.work = work
@@ -35,8 +39,8 @@ class Plain:
 
 @pytest.fixture
 def mode(monkeypatch):
-    for module in (dbn.training.steps, annealing):
-        monkeypatch.setattr(module, "Replay", Plain)
+    for module in (dbn.runtime.cuda_graph, annealing):
+        monkeypatch.setattr(module, "GraphedStep", Plain)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
@@ -59,12 +63,12 @@ def machine(layers):
     return on_gpu(rbm)
 
 
-def step(rbm: RBM, estimator: Estimator, penalties: Penalties) -> Learner:
+def step(rbm: RBM, estimator: Estimator, penalties: TrainOptions) -> RBMUpdate:
     """Two full batches, of which the first makes what the second finds, and a short one."""
     estimator.prepare(rbm, None)
     centre = Offsets(rbm.visible_bias.detach().clone(), rbm.hidden_bias.detach().clone()), 0.01
-    learner = Learner(rbm, estimator, None, centre, penalties, apart=True)
-    steps = Steps(learner, 50, 1e-4)
+    learner = RBMUpdate(rbm, estimator, None, centre, penalties, separate_gradient=True)
+    steps = GraphedUpdate(learner, 50)
     for rows in (50, 50, 23):
         steps(torch.zeros(rows, rbm.visible.size, device="cuda"), 0.1, 0.5)
     return learner
@@ -76,12 +80,12 @@ def test_a_step_stays_on_the_device_and_reads_nothing_back(layers, estimator, mo
     if (layers, estimator) == ("noisy", "tempering"):
         pytest.skip("tempering needs an energy")
     learner = step(machine(LAYERS[layers]), ESTIMATORS[estimator](), PENALTIES)
-    assert {value.device.type for value in (learner.flat, learner.activity, *learner.centre[0])} == {"cuda"}
+    assert {value.device.type for value in (learner.flat_velocity, learner.activity, *learner.centre[0])} == {"cuda"}
 
 
 def test_relu_units_read_numbers_back_and_say_that_they_cannot_be_recorded(mode):
     rbm = machine(lambda: (Bernoulli(12), ReLU(7)))
-    assert not rbm.hidden.replayable
+    assert not rbm.hidden.capturable
     with pytest.raises(DataDependentOutputException):
         step(rbm, CD(1), PENALTIES)
 
@@ -94,7 +98,7 @@ def test_a_temperature_stays_on_the_device_and_reads_nothing_back(layers, mode):
     passage = annealing._Passage(rbm, v, biases, rbm.visible_bias.detach() - biases, [0.0, 0.5, 1.0], None)
     for place in range(2):
         passage.step(place)
-    assert isinstance(passage.replay, Plain)
+    assert isinstance(passage.graphed, Plain)
     assert passage.log_weights.device.type == "cuda"
 
 

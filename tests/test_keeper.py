@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dbn import CD, DBN, PCD, EarlyStopping, Spin, finetune, train
+from dbn.input_range import known_scale
 from dbn.rbm import RBM
-from dbn.scaling import known_scale
 from tests.machines import generator
 
 QUIET = {"progress": False, "seed": 3}
@@ -34,9 +34,9 @@ def same(one, other):
         ({"estimator": PCD(5)}, "momentum, estimator"),
         ({"seed": 4}, "seed"),
         ({"data": ROWS[:40]}, "rows"),
-        ({"rbm": RBM(6, 5)}, "machine"),
-        ({"rbm": RBM(6, 4).double()}, "machine"),
-        ({"rbm": RBM(Spin(6), 4)}, "machine"),
+        ({"rbm": RBM(6, 5)}, "rbm"),
+        ({"rbm": RBM(6, 4).double()}, "rbm"),
+        ({"rbm": RBM(Spin(6), 4)}, "rbm"),
         ({"estimator": CD(1, mean_field=True)}, "estimator"),
         ({"stopping": EarlyStopping(largest_gap=3.0), "validation": ROWS}, "validation, stopping"),
     ],
@@ -129,13 +129,13 @@ def test_a_damaged_file_is_passed_over_with_a_warning(tmp_path):
     newest.write_bytes(newest.read_bytes()[:-1000])
     (tmp_path / ".000000009.pt.1.partial").write_bytes(b"left by a run that was killed")
     again = RBM(6, 4, seed=0)
-    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*; going on from .*{older.name}"):
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged.*; resuming from .*{older.name}"):
         train(again, ROWS, **settings)
     same(rbm.state_dict(), again.state_dict())
     assert len(list(tmp_path.iterdir())) == 2
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="holds no whole file"):
+    with pytest.raises(ValueError, match="holds no intact file"):
         train(again, ROWS, **settings)
 
 
@@ -146,13 +146,13 @@ def test_a_signal_while_it_looks_for_one_is_not_lost(tmp_path, monkeypatch):
         return values
 
     sent = []
-    monkeypatch.setattr("dbn.distributed.largest", largest)
+    monkeypatch.setattr("dbn.runtime.distributed.all_reduce_max", largest)
     with pytest.raises(SystemExit):
         train(RBM(6, 4, seed=0), ROWS, epochs=3, checkpoint=tmp_path, **QUIET)
 
 
-def test_a_picture_of_another_version_is_refused(tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)
-    monkeypatch.setattr("dbn.keeper._VERSION", 4)
-    with pytest.raises(ValueError, match="holds a run with other pictures"):
+    monkeypatch.setattr("dbn.runtime.checkpoint_manager._VERSION", 5)
+    with pytest.raises(ValueError, match="holds a run with other version"):
         train(RBM(6, 4, seed=0), ROWS, epochs=1, checkpoint=tmp_path, **QUIET)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbn import CD, DBN, PCD, Bernoulli, Gaussian, Spin, exact_log_partition, log_likelihood, train
-from dbn.gradient import Contrast, Offsets, add_gradient
+from dbn.gradient import Offsets, PhaseBuffers, add_gradient, phase
 from dbn.rbm import RBM
 from tests.machines import PAIRS, draw, generator, machine, rows
 
@@ -19,12 +19,12 @@ def parameters(rbm):
 @torch.no_grad()
 def test_the_centred_gradient_is_the_textbooks(pair):
     rbm = machine(*pair)
-    data, dream = rbm.phase(rows(rbm.visible, 3)), rbm.phase(rows(rbm.visible, 5, seed=1))
+    data, dream = phase(rbm, rows(rbm.visible, 3)), phase(rbm, rows(rbm.visible, 5, seed=1))
     mu, lam = (
         torch.rand(units.size, generator=generator(7), dtype=torch.float64) for units in (rbm.visible, rbm.hidden)
     )
     into = {name: torch.ones_like(value) for name, value in rbm.named_parameters() if value.requires_grad}
-    add_gradient(rbm, into, data, dream, Contrast(rbm, 3, 5), scale=2.0, keep=0.5, offsets=Offsets(mu, lam))
+    add_gradient(rbm, into, data, dream, PhaseBuffers(rbm, 3, 5), scale=2.0, keep=0.5, offsets=Offsets(mu, lam))
 
     def mean(statistic):
         return statistic(data).mean(0) - statistic(dream).mean(0)
@@ -43,8 +43,8 @@ def flipped_twin(centring):
     """Machines trained on data and on the same data with 0 and 1 exchanged, mean-field so that nothing is drawn."""
 
     class MeanField(CD):
-        def negative(self, rbm, positive, generator, room):
-            return rbm.phase(rbm.mean_visible(positive.hidden_mean))
+        def negative(self, rbm, positive, generator, buffers):
+            return phase(rbm, rbm.mean_visible(positive.hidden_mean))
 
     data, twins = rows(machine("bernoulli", "bernoulli").visible, 200), []
     for flip in (False, True):
@@ -86,9 +86,9 @@ class Watching(CD):
         super().__init__(1)
         self.seen = []
 
-    def negative(self, rbm, positive, generator, room):
+    def negative(self, rbm, positive, generator, buffers):
         self.seen.append(positive.visible.clone())
-        return super().negative(rbm, positive, generator, room)
+        return super().negative(rbm, positive, generator, buffers)
 
 
 def shown(binarise):
@@ -148,7 +148,7 @@ def test_real_units_have_no_pixels_to_draw():
 
 
 def spun(rbm, sides):
-    """A machine of Bernoulli units with the hidden side, or both, written in spins s = 2h − 1 instead."""
+    """An RBM of Bernoulli units with the hidden side, or both, written in spins s = 2h − 1 instead."""
     by = 2.0**sides
     other = RBM(Spin(6) if sides == 2 else 6, Spin(4)).double()
     with torch.no_grad():

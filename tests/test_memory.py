@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from dbn import CD, DBN, PCD, ais, finetune, train
-from dbn.memory import named_where_short
 from dbn.rbm import RBM
+from dbn.runtime.out_of_memory import named_where_short
 
 X = torch.zeros(50, 12)
 QUIET = {"progress": False, "seed": 0}
@@ -16,7 +16,7 @@ TOO_MANY = 10**13
 class Hungry(CD):
     """A negative phase that meets the end of a GPU's memory."""
 
-    def negative(self, rbm, positive, generator, room):
+    def negative(self, rbm, positive, generator, buffers):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

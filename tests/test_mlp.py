@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dbn import DBN, Bernoulli, Categorical, Gaussian
-from dbn.scaling import known_scale
+from dbn.input_range import known_scale
 from tests.machines import UNITS, generator, rows, unit
 
 HIDDEN = [*UNITS, "noisy"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dbn import CD, DBN, PCD, NoisyReLU, ParallelTempering, train
-from dbn.gradient import gradient
+from dbn.gradient import gradient, phase
 from dbn.rbm import RBM
-from dbn.training import Learner, Penalties
+from dbn.training import RBMUpdate, TrainOptions
 from tests.machines import generator, machine, rows
 
 RATE = 0.1
@@ -18,11 +18,11 @@ RATE = 0.1
 def step_with(rbm, x, momentum=0.0, **penalties):
     """Parameters after one step of CD of means, in which nothing is drawn, and the gradient that it followed."""
     estimator = CD(1, mean_field=True)
-    positive = rbm.phase(x)
+    positive = phase(rbm, x)
     slopes = gradient(rbm, positive, estimator.negative(rbm, positive, None))
-    learner = Learner(rbm, estimator, None, None, Penalties(**penalties))
+    learner = RBMUpdate(rbm, estimator, None, None, TrainOptions(epochs=0, weight_decay=0.0, **penalties))
     before = {name: value.clone() for name, value in rbm.named_parameters()}
-    learner.step(x, RATE, momentum, 0.0)
+    learner.step(x, RATE, momentum)
     return before, slopes, learner
 
 
@@ -57,7 +57,7 @@ def test_sparsity_pulls_biases_and_weights_by_the_excess_of_activity():
     torch.testing.assert_close(rbm.hidden_bias.detach(), before["hidden_bias"] + RATE * slopes["hidden_bias"] - pull)
     expected = before["weight"] + RATE * slopes["weight"] - torch.outer(x.mean(0), pull)
     torch.testing.assert_close(rbm.weight.detach(), expected)
-    learner.step(x, 0.0, 0.0, 0.0)
+    learner.step(x, 0.0, 0.0)
     torch.testing.assert_close(learner.activity, activity.lerp(rbm.mean_hidden(x).mean(0).detach(), 0.1))
 
 
@@ -78,9 +78,9 @@ def test_a_clipped_gradient_keeps_its_direction_and_a_small_one_itself(limit):
     norm = math.sqrt(sum(float(slope.square().sum()) for slope in slopes.values()))
     for name, value in rbm.named_parameters():
         torch.testing.assert_close(value.detach(), before[name] + RATE * min(1, limit / norm) * slopes[name])
-    first = {name: increment.clone() for name, increment in learner.increments.items()}
-    learner.step(x, 0.0, 0.5, 0.0)
-    for name, increment in learner.increments.items():
+    first = {name: increment.clone() for name, increment in learner.velocity.items()}
+    learner.step(x, 0.0, 0.5)
+    for name, increment in learner.velocity.items():
         torch.testing.assert_close(increment, 0.5 * first[name])
 
 

@@ -1,10 +1,10 @@
-"""Laws of the machine for every pair of units, held against enumeration and quadrature of its energy."""
+"""Laws of the RBM for every pair of units, held against enumeration and quadrature of its energy."""
 
 import pytest
 import torch
 
-from dbn.gradient import Contrast, add_gradient, gradient
-from dbn.rbm import RBM, Phase
+from dbn.gradient import Phase, PhaseBuffers, add_gradient, gradient, phase
+from dbn.rbm import RBM
 from dbn.units import Bernoulli, Gaussian, NoisyReLU
 from tests.machines import (
     ENUMERABLE,
@@ -66,7 +66,7 @@ def test_conditionals_are_those_of_the_energy(pair):
 def test_the_explicit_gradient_is_that_of_the_free_energies(pair):
     rbm = machine(*pair)
     data, dream = rows(rbm.visible, 3), rows(rbm.visible, 7, seed=1)
-    found = gradient(rbm, rbm.phase(data), rbm.phase(dream))
+    found = gradient(rbm, phase(rbm, data), phase(rbm, dream))
     parameters = {name: value for name, value in rbm.named_parameters() if value.requires_grad}
     ascent = rbm.free_energy(dream).mean() - rbm.free_energy(data).mean()
     expected = torch.autograd.grad(ascent, list(parameters.values()))
@@ -84,18 +84,18 @@ def test_phases_anywhere_and_in_adjoining_buffers_add_the_same_scaled_slope(pair
     ascent = 2.5 * (rbm.free_energy(dream).mean() - rbm.free_energy(data).mean())
     slopes = torch.autograd.grad(ascent, list(parameters.values()))
     for within in (False, True):
-        contrast = Contrast(rbm, 3, 7)
+        buffers = PhaseBuffers(rbm, 3, 7)
         into = {name: torch.ones_like(value) for name, value in parameters.items()}
         with torch.no_grad():
             if within:
                 phases = [
-                    rbm.phase(room.visible.copy_(v), room=room)
-                    for room, v in ((contrast.above, data), (contrast.below, dream))
+                    phase(rbm, room.visible.copy_(v), buffers=room)
+                    for room, v in ((buffers.positive, data), (buffers.negative, dream))
                 ]
                 assert phases[1].hidden_mean.data_ptr() > phases[0].hidden_mean.data_ptr()
             else:
-                phases = [rbm.phase(data), rbm.phase(dream)]
-            add_gradient(rbm, into, *phases, contrast, scale=2.5, keep=0.5)
+                phases = [phase(rbm, data), phase(rbm, dream)]
+            add_gradient(rbm, into, *phases, buffers, scale=2.5, keep=0.5)
         for name, slope in zip(parameters, slopes, strict=True):
             close(into[name], 0.5 + slope)
 
@@ -103,7 +103,7 @@ def test_phases_anywhere_and_in_adjoining_buffers_add_the_same_scaled_slope(pair
 def test_gradient_leaves_the_phases_alone():
     rbm = machine("bernoulli", "bernoulli")
     with torch.no_grad():
-        phases = [rbm.phase(rows(rbm.visible, count)) for count in (3, 5)]
+        phases = [phase(rbm, rows(rbm.visible, count)) for count in (3, 5)]
     parts = [part for phase in phases for part in phase[:3]]
     before = [part.clone() for part in parts]
     gradient(rbm, *phases)
@@ -114,7 +114,7 @@ def test_visible_means_stand_for_the_whole_conditional_of_a_learned_precision():
     rbm = machine("learned", "bernoulli")
     field = rbm.visible_field(rows(rbm.hidden, 1))
     with torch.no_grad():
-        dream = rbm.phase(rbm.visible.mean(field), visible_field=field)
+        dream = phase(rbm, rbm.visible.mean(field), visible_field=field)
         seen = dream._replace(visible_field=None)
     points, p, _ = distribution(rbm.visible, field.detach()[0])
     (expected,) = torch.autograd.grad(p.detach() @ rbm.visible.log_base(points), rbm.visible.log_precision)
@@ -126,11 +126,11 @@ def test_visible_means_stand_for_the_whole_conditional_of_a_learned_precision():
 
 def test_each_phase_has_its_own_denominator():
     rbm = machine("learned", "learned")
-    data, dream = rbm.phase(rows(rbm.visible, 3)), rows(rbm.visible, 7, seed=1)
-    once, twice = gradient(rbm, data, rbm.phase(dream)), gradient(rbm, data, rbm.phase(dream.repeat(2, 1)))
+    data, dream = phase(rbm, rows(rbm.visible, 3)), rows(rbm.visible, 7, seed=1)
+    once, twice = gradient(rbm, data, phase(rbm, dream)), gradient(rbm, data, phase(rbm, dream.repeat(2, 1)))
     for name in once:
         close(once[name], twice[name])
-    swapped = gradient(rbm, rbm.phase(dream), data)
+    swapped = gradient(rbm, phase(rbm, dream), data)
     for name in once:
         close(once[name], -swapped[name])
 
@@ -324,7 +324,7 @@ def test_layers_that_are_none_are_refused_by_name():
 def test_the_machine_computes_in_its_own_precision(pair, dtype):
     exact, rbm = machine(*pair, scale=0.1), machine(*pair, scale=0.1).to(dtype)
     v = rows(rbm.visible, 4)
-    for result in (rbm.free_energy(v), rbm.mean_hidden(v), rbm.gibbs(v, seed=0), *rbm.phase(v)[1:3]):
+    for result in (rbm.free_energy(v), rbm.mean_hidden(v), rbm.gibbs(v, seed=0), *phase(rbm, v)[1:3]):
         assert result.dtype == dtype
     close(rbm.free_energy(v).double(), exact.free_energy(v), rtol=1e-5, atol=1e-5)
 
@@ -357,7 +357,7 @@ def test_only_energies_are_refused_to_noisy_rectified_units():
         with pytest.raises(TypeError, match=r"NoisyReLU\(2\) has no energy"):
             call()
     assert rbm.gibbs(v, steps=2, seed=0).shape == (4, 3)
-    assert gradient(rbm, rbm.phase(v), rbm.phase(-v))["weight"].shape == (3, 2)
+    assert gradient(rbm, phase(rbm, v), phase(rbm, -v))["weight"].shape == (3, 2)
 
 
 @torch.no_grad()

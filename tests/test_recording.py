@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-import dbn.finetuning.steps
-import dbn.recording
-import dbn.training.steps
+import dbn.finetuning.graphed_step
+import dbn.runtime.cuda_graph
+import dbn.training.graphed_update
 from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, ais, finetune, initialise, reverse_ais, train
+from dbn.gradient import phase
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
 from tests import recorder
 from tests.machines import generator
@@ -44,12 +45,12 @@ FULL = 4 * 5 - 3  # full batches of 50 in five epochs, but for the first three
 def trained(estimator, layers=LAYERS["bernoulli"], **options):
     rbm = RBM(*layers(), seed=0).double()
     options = {"epochs": 5, "batch_size": 50, "progress": False, "seed": 1, **options}
-    x = rows_of(rbm.visible)
+    x = local_rows(rbm.visible)
     train(rbm, x, estimator=estimator, **options)
     return rbm
 
 
-def rows_of(units):
+def local_rows(units):
     with torch.no_grad():
         return units.sample(torch.zeros(230, units.size, dtype=torch.float64), generator=generator())
 
@@ -136,8 +137,8 @@ def test_a_step_that_breaks_off_leaves_the_chains_where_they_were():
     chains, numbers = estimator.hidden, estimator.hidden.clone()
 
     def broken():
-        with dbn.training.steps._in_place(estimator):
-            estimator.negative(rbm, rbm.phase(X[:5]), None)
+        with dbn.training.graphed_update._in_place(estimator):
+            estimator.negative(rbm, phase(rbm, X[:5]), None)
             raise MemoryError
 
     with pytest.raises(MemoryError):
@@ -181,7 +182,7 @@ def test_replayed_annealing_is_plain_annealing(name, base, recording):
     with torch.no_grad():
         rbm.visible_bias.normal_(0, 0.3, generator=generator())
     options = {"chains": 30, "temperatures": 20, "base": base, "progress": False, "seed": 0}
-    samples, plain = rows_of(rbm.visible), ais(rbm, **options)
+    samples, plain = local_rows(rbm.visible), ais(rbm, **options)
     downwards = reverse_ais(rbm, samples, temperatures=20, progress=False, seed=0)
     seen = recording()
     assert ais(rbm, **options).value == pytest.approx(plain.value, abs=1e-9)

@@ -42,7 +42,7 @@ MODELS = [None, "rbm", RBM, torch.nn.Linear(2, 2), DBN([2, 2])]
     ],
 )
 def test_what_is_no_machine_is_refused_by_name(model, call):
-    with pytest.raises(TypeError, match=r"^rbm is (a|the class) .*: give a machine"):
+    with pytest.raises(TypeError, match=r"^rbm is (a|the class) .*: give an RBM"):
         call(model)
 
 
@@ -83,10 +83,10 @@ def test_what_is_no_machine_is_refused_by_name(model, call):
         (lambda: datasets.load("mnist-sample", standardise="no"), "^standardise is 'no': give True"),
         (lambda: datasets.load("~nobody-of-this-name/a.csv"), "^name_or_file is no path"),
         (lambda: datasets.load("a" * 5000 + ".csv"), "^name_or_file is no path"),
-        (lambda: dbn.arguments.choose_device("nowhere"), '^device is "nowhere", which cannot be used'),
-        (lambda: dbn.arguments.choose_device("cuda:99"), '^device is "cuda:99", which cannot be used'),
-        (lambda: dbn.arguments.choose_device("meta"), '^device is "meta", where there are no numbers'),
-        (lambda: dbn.arguments.choose_device(3), "^device is 3: give"),
+        (lambda: dbn.runtime.checks.choose_device("nowhere"), '^device is "nowhere", which cannot be used'),
+        (lambda: dbn.runtime.checks.choose_device("cuda:99"), '^device is "cuda:99", which cannot be used'),
+        (lambda: dbn.runtime.checks.choose_device("meta"), '^device is "meta", where there are no numbers'),
+        (lambda: dbn.runtime.checks.choose_device(3), "^device is 3: give"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_by_name(call, words):

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-import dbn.finetuning.steps
-import dbn.recording
-import dbn.training.steps
-from dbn.recording import Replay
+import dbn.finetuning.graphed_step
+import dbn.runtime.cuda_graph
+import dbn.training.graphed_update
+from dbn.runtime.cuda_graph import GraphedStep
 from tests.machines import generator
 
 
 def replay_of(work, state, draw=None):
-    return Replay(work, state, draw, torch.device("cpu"))
+    return GraphedStep(work, state, draw, torch.device("cpu"))
 
 
 def called(replay, times):
@@ -30,7 +30,7 @@ def test_work_that_cannot_be_recorded_is_done_plainly_and_said_once(recording):
     recording()
     number = torch.zeros(3)
     replay = replay_of(lambda: number.add_(1 + 0 * float(number[0])), lambda: [number])
-    with pytest.warns(UserWarning, match="kernel by kernel.*reads numbers back"):
+    with pytest.warns(UserWarning, match="without CUDA graphs.*reads numbers back"):
         called(replay, 4)
     called(replay, 1)
     assert number.tolist() == [5, 5, 5]
@@ -46,7 +46,7 @@ def test_a_replay_that_does_something_else_is_given_up(recording):
 
     replay = replay_of(work, lambda: [number])
     called(replay, 3)
-    with pytest.warns(UserWarning, match="does not do what the plain run does"):
+    with pytest.warns(UserWarning, match="does not do what the eager run does"):
         replay()
     assert number.tolist() == [1 + 2 + 3 + 5] * 3  # the fourth call was the recording
     replay()
@@ -61,12 +61,12 @@ def test_work_is_recorded_anew_where_a_tensor_has_moved(recording):
     held[0] = held[0].clone()
     called(replay, 3)
     assert held[0].tolist() == [8, 8, 8]
-    assert replay.recordings == 2
+    assert replay.captures == 2
 
 
 def test_tensors_that_never_stay_where_they_are_end_the_recording(recording, monkeypatch):
     recording()
-    monkeypatch.setattr(dbn.recording, "_MOST", 3)
+    monkeypatch.setattr(dbn.runtime.cuda_graph, "_MAX_CAPTURES", 3)
     held, moved = [torch.zeros(3)], []
     replay = replay_of(lambda: held[0].add_(1), lambda: held)
 
@@ -76,7 +76,7 @@ def test_tensors_that_never_stay_where_they_are_end_the_recording(recording, mon
             held[0] = held[0].clone()
             replay()
 
-    with pytest.warns(UserWarning, match="do not stay where they are"):
+    with pytest.warns(UserWarning, match="move at every step"):
         move_and_call()
     assert held[0].tolist() == [9, 9, 9]
 

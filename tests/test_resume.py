@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTempering, finetune, train
-from dbn.keeper import Keeper
 from dbn.rbm import RBM
+from dbn.runtime.checkpoint_manager import CheckpointManager
 from dbn.schedules import linear
 from tests.machines import generator
 
@@ -43,7 +43,7 @@ def _heard():
 @pytest.fixture
 def breaking(monkeypatch):
     """A function that lets the run after it break off at its n-th save."""
-    original_save = Keeper.save
+    original_save = CheckpointManager.save
 
     def at(save):
         count = [0]
@@ -54,7 +54,7 @@ def breaking(monkeypatch):
             if count[0] == save:
                 raise Broken
 
-        monkeypatch.setattr(Keeper, "save", counted if save else original_save)
+        monkeypatch.setattr(CheckpointManager, "save", counted if save else original_save)
 
     return at
 

@@ -1,4 +1,4 @@
-"""Samples drawn by a mean, and what a machine is shown where probabilities are turned into states."""
+"""Samples drawn by a mean, and what an RBM is shown where probabilities are turned into states."""
 
 import pytest
 import torch
@@ -52,9 +52,9 @@ class Watching(CD):
         super().__init__(1)
         self.seen = []
 
-    def negative(self, rbm, positive, generator, room):
+    def negative(self, rbm, positive, generator, buffers):
         self.seen.append(positive.visible.clone())
-        return super().negative(rbm, positive, generator, room)
+        return super().negative(rbm, positive, generator, buffers)
 
 
 @pytest.mark.parametrize("binarise", ["sample", "threshold"])

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from dbn import DBN, Categorical, Gaussian, ReLU, Spin, datasets, evaluate, finetune, initialise, predict
-from dbn.scaling import known_scale
+from dbn.input_range import known_scale
 from tests.machines import generator
 
 QUIET = {"progress": False, "seed": 0}

@@ -103,5 +103,5 @@ def test_a_gap_needs_rows_held_back_and_an_energy():
     for rbm, more in ((RBM(6, 4), {}), (RBM(6, NoisyReLU(4)), {"validation": data()})):
         with pytest.raises(ValueError, match="needs validation rows and units with an energy"):
             train(rbm, data(), epochs=1, stopping=stopping, **more, **QUIET)
-    with pytest.raises(TypeError, match="stopping is 3"):
+    with pytest.raises(TypeError, match="stopping is a int: give an EarlyStopping"):
         train(RBM(6, 4), data(), epochs=1, stopping=3, **QUIET)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import dbn.batches.opening
+import dbn.data.opening
 from dbn import DBN, finetune
-from dbn.batches import StreamedSource, TensorSource, open_source
-from dbn.batches.streaming import fits
+from dbn.data import StreamedSource, TensorSource, open_source
+from dbn.data.streaming import fits
 from tests.machines import generator
 
 X = (torch.rand(103, 6, generator=generator()) < 0.4).float()
@@ -17,7 +17,7 @@ QUIET = {"progress": False, "seed": 0}
 @pytest.fixture
 def full(monkeypatch):
     """A device without room for any rows."""
-    monkeypatch.setattr(dbn.batches.opening, "fits", lambda x, device: False)
+    monkeypatch.setattr(dbn.data.opening, "fits", lambda x, device: False)
 
 
 def both(x=X, y=Y):
@@ -45,9 +45,9 @@ def test_batches_are_those_of_rows_on_the_device(dtype, skip):
 
 def test_stored_order_and_subset_are_those_of_rows_on_the_device():
     one, other = both(y=None)
-    assert all(torch.equal(a.x, b.x) for a, b in zip(one.in_order(), other.in_order(), strict=True))
-    assert torch.equal(one.subset(7), other.subset(7))
-    assert next(other.in_order()).y is None
+    assert all(torch.equal(a.x, b.x) for a, b in zip(one.sequential(), other.sequential(), strict=True))
+    assert torch.equal(one.representative_rows(7), other.representative_rows(7))
+    assert next(other.sequential()).y is None
 
 
 def test_training_on_streamed_rows_comes_to_the_same_bits(monkeypatch):
@@ -59,5 +59,5 @@ def test_training_on_streamed_rows_comes_to_the_same_bits(monkeypatch):
         return list(mlp.parameters())
 
     plain = learned()
-    monkeypatch.setattr(dbn.batches.opening, "fits", lambda x, device: False)
+    monkeypatch.setattr(dbn.data.opening, "fits", lambda x, device: False)
     assert all(torch.equal(a, b) for a, b in zip(learned(), plain, strict=True))

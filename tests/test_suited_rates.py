@@ -1,5 +1,7 @@
 """Rates, momenta and reconstructions that suit units and estimator where none are given."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from dbn import (
     Spin,
     train,
 )
-from dbn.training import Learner, Recipe
+from dbn.training import RBMUpdate, TrainOptions
 from tests.machines import generator, rows
 
 QUIET = {"progress": False, "seed": 0}
@@ -28,12 +30,12 @@ def rates(rbm, estimator, epochs=4, **options):
     """The learning rate and momentum of every step, as the learner is given them."""
     seen = []
 
-    class Noted(Learner):
-        def step(self, v, learning_rate, momentum, *rest):
+    class Noted(RBMUpdate):
+        def step(self, v, learning_rate, momentum, fraction):
             seen.append((learning_rate, momentum))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dbn.training.loop.Learner", Noted)
+        patch.setattr(importlib.import_module("dbn.training.train"), "RBMUpdate", Noted)
         train(
             rbm,
             rows(rbm.visible, 20).to(rbm.weight),
@@ -110,9 +112,9 @@ def test_no_rate_suits_a_momentum_of_one(momentum):
 
 
 def test_a_recipe_says_which_momentum_is_used():
-    assert Recipe(epochs=7).described()["momentum"] == {"0": 0.5, "1": 0.5, "2": 0.5, "3": 0.5, "5": 0.9}
-    assert Recipe(epochs=7, estimator=PCD(5)).described()["momentum"] == dict.fromkeys("01235", 0.0)
-    assert Recipe(epochs=7, estimator=PCD(5), momentum=0.3).described()["momentum"] == dict.fromkeys("01235", 0.3)
+    assert TrainOptions(epochs=7).config()["momentum"] == {"0": 0.5, "1": 0.5, "2": 0.5, "3": 0.5, "5": 0.9}
+    assert TrainOptions(epochs=7, estimator=PCD(5)).config()["momentum"] == dict.fromkeys("01235", 0.0)
+    assert TrainOptions(epochs=7, estimator=PCD(5), momentum=0.3).config()["momentum"] == dict.fromkeys("01235", 0.3)
 
 
 @pytest.mark.parametrize("hidden", [ReLU(3), Gaussian(3)], ids=str)

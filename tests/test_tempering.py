@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dbn import PCD, NoisyReLU, ParallelTempering, train
+from dbn.gradient import phase
 from dbn.rbm import RBM
 from tests.machines import assert_distributed, draw, generator, machine, rows, two_modes, visible_probabilities
 
@@ -25,7 +26,7 @@ def share_above(estimator, steps=1000):
     for name in ("visible", "hidden"):
         if getattr(estimator, name, None) is not None:
             getattr(estimator, name).zero_()
-    positive = rbm.phase(torch.zeros(1, 8, dtype=torch.float64))
+    positive = phase(rbm, torch.zeros(1, 8, dtype=torch.float64))
     for step in range(steps):
         v = estimator.negative(rbm, positive, draw_from).visible
         if step >= steps // 3:
@@ -61,7 +62,7 @@ def after_one_step(estimator, rbm, n=40_000):
         tempered.visible_bias.copy_((1 - beta) * estimator.base + beta * rbm.visible_bias)
         laws.append(visible_probabilities(tempered))
         estimator.visible[level] = draw(*laws[-1], n, seed=level)
-    estimator.negative(rbm, rbm.phase(rows(rbm.visible, 1)), generator(3))
+    estimator.negative(rbm, phase(rbm, rows(rbm.visible, 1)), generator(3))
     return [(estimator.visible[level], *law) for level, law in enumerate(laws)]
 
 
@@ -89,7 +90,7 @@ def test_the_ladder_moves_towards_equal_rates_of_exchange():
     rbm, estimator = machine("bernoulli", "bernoulli", scale=3.0, seed=1), ParallelTempering(500, temperatures=5)
     estimator.prepare(rbm, generator(0))
     betas = estimator.betas.clone()
-    positive, spreads = rbm.phase(rows(rbm.visible, 1)), []
+    positive, spreads = phase(rbm, rows(rbm.visible, 1)), []
     for step in range(300):
         estimator.negative(rbm, positive, generator(step))
         spreads.append(float(estimator.exchanges.std()))
@@ -102,7 +103,7 @@ def test_the_ladder_moves_towards_equal_rates_of_exchange():
 def test_replicas_are_buffers_that_go_on():
     rbm, estimator = machine("bernoulli", "spin"), ParallelTempering(4, temperatures=3)
     with pytest.raises(RuntimeError, match="prepare"):
-        estimator.negative(rbm, rbm.phase(rows(rbm.visible, 2)), None)
+        estimator.negative(rbm, phase(rbm, rows(rbm.visible, 2)), None)
     train(rbm, rows(rbm.visible, 20), epochs=2, estimator=estimator, progress=False, seed=0)
     assert estimator.state_dict()["visible"].shape == (3, 4, 3)
     before = estimator.visible.clone()

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbn.arguments import check_instance, flag
 from dbn.datasets.files import read_file
 from dbn.datasets.named import SOURCES, DownloadError, read_named
 from dbn.datasets.table import Array, Table
+from dbn.runtime.checks import check_instance, flag
 
 __all__ = ["NAMES", "DataSplit", "DownloadError", "Samples", "data_folder", "load"]
 
 File = str | os.PathLike[str]
 NAMES = ("mnist-sample", *SOURCES)
-_BUNDLED = Path(__file__).parents[1] / "data" / "mnist_sample.npz"
+_BUNDLED = Path(__file__).with_name("mnist_sample.npz")
 _FEWEST_ROWS = 10  # with a fifth for the test part, fewer would leave a part of the split empty
 _TEST, _VALIDATION, _LABELS = range(3)  # each draw has a stream of its own, so that one does not shift another
 
@@ -90,7 +90,7 @@ def load(
     file's numbers as they are (named images are in [0, 1] even so).
 
     The test part of a named set, or of a file that brings one, is never touched; a file without one loses a fifth of
-    its rows to the test part first, so that it depends on `seed` alone. Draws are balanced over the classes. Where
+    its rows to the test part first, so that it depends on `seed` alone. Generators are balanced over the classes. Where
     only some rows have labels, test and validation rows are drawn from those, and all the others stay in train.
 
     Sources: MNIST (LeCun, Cortes, Burges), Fashion-MNIST (Xiao et al., 2017), KMNIST (Clanuwat et al., 2018), EMNIST
@@ -116,7 +116,7 @@ def load(
         TypeError: an argument of the wrong kind, such as a path that is a number.
         ValueError: wrong arguments or contents; names the argument, what was found and what to do.
         FileNotFoundError: there is no such file.
-        DownloadError: the set is neither on this machine nor to be had; names the files and the folder.
+        DownloadError: the set is neither on this RBM nor to be had; names the files and the folder.
         ImportError: a set other than "mnist-sample" is asked for, and torchvision cannot be imported.
 
     Example:

@@ -96,7 +96,7 @@ def _read_csv(path: Path, label_column: str | None, progress: bool) -> dict[str,
 
 
 def _check_names(header: list[str], label_column: str | None) -> None:
-    """Raise a ValueError where the first line looks like a row of data, which would be lost as column names.
+    """Raise a ValueError if the first line looks like a row of data, which would be lost as column names.
 
     It does if all of it is numbers or gaps, or any of it a fraction. A word that was found as `label_column` makes it
     a header, and so do the numbers 0, 1, 2, … that pandas writes for columns without names.

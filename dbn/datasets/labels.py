@@ -39,7 +39,7 @@ def _of_texts(texts: Array) -> tuple[Array, tuple[str, ...]]:
 
 
 def _check_spellings(spellings: Array, values: Array) -> None:
-    """Raise a ValueError where two spellings are one number, since they may be two classes."""
+    """Raise a ValueError if two spellings are one number, since they may be two classes."""
     for value in np.unique(values)[np.unique(values, return_counts=True)[1] > 1]:
         both = " and ".join(map(repr, spellings[values == value].tolist()))
         raise ValueError(f"labels spell the number {value} as {both}: write one class in one way, or classes as words")
@@ -51,7 +51,7 @@ def _numbered(values: Array, missing: Array) -> tuple[Array, tuple[str, ...]]:
 
 
 def _check_signs(names: tuple[str, ...], negative: bool) -> None:
-    """Raise a ValueError where the labels are -1 and 1, which are mostly two classes."""
+    """Raise a ValueError if the labels are -1 and 1, which are mostly two classes."""
     if negative and names == ("1",):
         raise ValueError("found the labels -1 and 1, but -1 marks an unlabelled row: write the classes as 0 and 1")
 

@@ -17,7 +17,7 @@ from dbn.datasets.table import Table
 
 
 class DownloadError(ConnectionError):
-    """A named data set is not on this machine and could not be downloaded."""
+    """A named data set is not on this RBM and could not be downloaded."""
 
 
 def _idx_files(folder: str, train: str = "train", test: str = "t10k") -> list[str]:

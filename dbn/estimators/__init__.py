@@ -1,7 +1,7 @@
 """The negative phase of learning: where the model's statistics come from."""
 
-from dbn.estimators.base import Estimator
 from dbn.estimators.contrastive import CD
+from dbn.estimators.estimator import Estimator
 from dbn.estimators.persistent import PCD, FastPCD
 from dbn.estimators.tempering import ParallelTempering
 

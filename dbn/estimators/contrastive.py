@@ -3,9 +3,10 @@
 import torch
 from torch import Generator
 
-from dbn.arguments import flag, whole_number
-from dbn.estimators.base import Estimator, bounded
-from dbn.rbm import ANYWHERE, RBM, Phase, Room
+from dbn.estimators.estimator import Estimator, bounded
+from dbn.gradient import NO_BUFFERS, Buffers, Phase, mean_phase, phase
+from dbn.rbm import RBM
+from dbn.runtime.checks import flag, whole_number
 
 
 class CD(Estimator):
@@ -25,24 +26,25 @@ class CD(Estimator):
 
     Args:
         steps: k, the number of Gibbs steps.
-        sample_visible: sample the last visible rows too; by default where the machine has an energy and its hidden
+        sample_visible: sample the last visible rows too; by default where the RBM has an energy and its hidden
             units are unbounded.
         mean_field: pass on means instead of samples, in every step.
 
     Raises:
-        TypeError: where `sample_visible` or `mean_field` is no bool.
-        ValueError: where `steps` is below 1, or visible rows are to be both sampled and means.
+        TypeError: if `sample_visible` or `mean_field` is no bool.
+        ValueError: if `steps` is below 1, or visible rows are to be both sampled and means.
 
     Example:
         >>> estimator = CD(1)
         >>> rbm = RBM(4, 3, seed=0)
-        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        >>> from dbn.gradient import phase
+        >>> estimator.negative(rbm, phase(rbm, torch.ones(2, 4)), None).visible.shape
         torch.Size([2, 4])
 
-    Its gradient is biased: it follows no function's slope, and machines trained by it can be poor density models.
+    Its gradient is biased: it follows no function's slope, and RBMs trained by it can be poor density models.
     """
 
-    replayable = True
+    capturable = True
 
     def __init__(self, steps: int = 1, *, sample_visible: bool | None = None, mean_field: bool = False) -> None:
         super().__init__()
@@ -53,22 +55,22 @@ class CD(Estimator):
             raise ValueError("sample_visible and mean_field are both given: choose one")
 
     def samples_visible(self, rbm: RBM) -> bool:
-        """Whether the last visible rows of this machine's chains are samples."""
+        """Whether the last visible rows of this RBM's chains are samples."""
         if self.mean_field or self.sample_visible is not None:
             return bool(self.sample_visible)
         return rbm.has_energy and not bounded(rbm.hidden)
 
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
-        phase, sampled = positive, self.samples_visible(rbm)
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, buffers: Buffers = NO_BUFFERS) -> Phase:
+        drawn, sampled = positive, self.samples_visible(rbm)
         for step in range(self.steps):
-            h = phase.hidden_mean if self.mean_field else phase.sample_hidden(rbm.hidden, generator)
+            h = drawn.hidden_mean if self.mean_field else drawn.sample_hidden(rbm.hidden, generator)
             if self.mean_field or (step == self.steps - 1 and not sampled):
-                phase = rbm.mean_phase(h, room=room)
+                drawn = mean_phase(rbm, h, buffers=buffers)
                 continue
-            v = rbm.visible_field(h, out=room.visible)
-            phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
-        return phase._replace(share=positive.share)
+            v = rbm.visible_field(h, out=buffers.visible)
+            drawn = phase(rbm, rbm.visible.sample(v, generator=generator, out=v), buffers=buffers)
+        return drawn._replace(fraction=positive.fraction)
 
     def extra_repr(self) -> str:
         sampled = "" if self.sample_visible is None else f", sample_visible={self.sample_visible}"

@@ -1,4 +1,4 @@
-"""Chains that go on from step to step, driven by the machine alone or by fast weights too."""
+"""Chains that go on from step to step, driven by the RBM alone or by fast weights too."""
 
 from types import MappingProxyType
 from typing import Literal
@@ -6,18 +6,18 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from dbn import distributed
-from dbn.arguments import choice, finite_number, whole_number
-from dbn.estimators.base import Chained, chains_here
-from dbn.gradient import OF_FIELDS, gradient
-from dbn.rbm import ANYWHERE, RBM, Phase, Room
+from dbn.estimators.estimator import Chained, local_chains
+from dbn.gradient import NO_BUFFERS, OF_FIELDS, Buffers, Phase, gradient, phase
+from dbn.rbm import RBM
+from dbn.runtime import distributed
+from dbn.runtime.checks import choice, finite_number, whole_number
 
 
 class Persistent(Chained):
     """Gibbs chains of hidden states that go on from step to step, never restarted at the data."""
 
     hidden: Tensor | None
-    of_chains = MappingProxyType({"hidden": 0})
+    sharded_buffers = MappingProxyType({"hidden": 0})
 
     def __init__(self, chains: int, steps: int, start: Literal["noise", "data"]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Persistent(Chained):
     @torch.no_grad()
     def prepare(self, rbm: RBM, generator: Generator | None) -> None:
         """Start the chains, unless chains of this shape go on; at the data they start with the first batch."""
-        chains, _ = chains_here(self.chains)
+        chains, _ = local_chains(self.chains)
         if self.hidden is None or self.hidden.shape != (chains, rbm.hidden.size):
             self.hidden = None
             if self.start == "noise":
@@ -48,8 +48,8 @@ class Persistent(Chained):
         return rbm.hidden.sample(field[chosen], generator=generator)
 
     def chains_visible(self, rbm: RBM) -> Tensor | None:
-        """Draws from p(v | h) at the chains' h, by a seed of their own (n, V); None before the chains have started."""
-        return None if self.hidden is None else rbm.sample_visible(self.hidden, seed=distributed.own_seed(0))
+        """Draws from p(v | h) at the chains' h, with a seed of their own (n, V); None before they have started."""
+        return None if self.hidden is None else rbm.sample_visible(self.hidden, seed=distributed.local_seed(0))
 
     def extra_repr(self) -> str:
         return f"chains={self.chains}, steps={self.steps}"
@@ -58,7 +58,7 @@ class Persistent(Chained):
 class PCD(Persistent):
     """Persistent contrastive divergence: Gibbs chains that go on from step to step, never restarted at the data.
 
-    The chains are hidden states, and go on where the same estimator is used again on a machine as wide. Every step
+    The chains are hidden states, and go on where the same estimator is used again on an RBM as wide. Every step
     draws v from p(v | h) and the next h from p(h | v), and the statistics pair that v with E[h | v], so that both
     belong to the same state and the same weights.
 
@@ -72,41 +72,42 @@ class PCD(Persistent):
             drawn at rows of the first batch.
 
     Raises:
-        ValueError: where a number is below 1, or the start is another.
+        ValueError: if a number is below 1, or the start is another.
 
     Example:
         >>> estimator = PCD(chains=7)
         >>> rbm = RBM(4, 3, seed=0)
         >>> estimator.prepare(rbm, None)
-        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        >>> from dbn.gradient import phase
+        >>> estimator.negative(rbm, phase(rbm, torch.ones(2, 4)), None).visible.shape
         torch.Size([7, 4])
 
     The chains lag behind the weights: with too large a learning rate, or modes that Gibbs sampling does not cross, they
     are samples of no model and training can diverge from the data.
     """
 
-    replayable = True
+    capturable = True
 
     def __init__(self, chains: int = 100, steps: int = 1, *, start: Literal["noise", "data"] = "noise") -> None:
         super().__init__(chains, steps, start)
 
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, buffers: Buffers = NO_BUFFERS) -> Phase:
         h = self.states(rbm, positive, generator)
         for _ in range(self.steps):
-            v = rbm.visible_field(h, out=room.visible)
-            phase = rbm.phase(rbm.visible.sample(v, generator=generator, out=v), room=room)
-            h = phase.sample_hidden(rbm.hidden, generator)
+            v = rbm.visible_field(h, out=buffers.visible)
+            drawn = phase(rbm, rbm.visible.sample(v, generator=generator, out=v), buffers=buffers)
+            h = drawn.sample_hidden(rbm.hidden, generator)
         self.hidden = h
-        return phase._replace(share=chains_here(self.chains)[1])
+        return drawn._replace(fraction=local_chains(self.chains)[1])
 
 
 class FastPCD(Persistent):
-    """Persistent chains driven by fast weights beside the machine's own, which push them on to other modes.
+    """Persistent chains driven by fast weights beside the RBM's own, which push them on to other modes.
 
-    The chains are those of a machine with parameters θ + φ. The fast φ learn at a rate of their own from the same two
+    The chains are those of an RBM with parameters θ + φ. The fast φ learn at a rate of their own from the same two
     phases as θ and decay at every step, φ ← decay · φ + rate · (∂(−F)/∂θ at the data − at the chains), so that they
-    raise the energy of where the chains are. The statistics pair the chains' v with E[h | v] of the machine itself, by
+    raise the energy of where the chains are. The statistics pair the chains' v with E[h | v] of the RBM itself, by
     θ alone: they are its own gradient at v, at the price of one more product a step.
 
     Source: T. Tieleman, G. Hinton (2009), Using fast weights to improve persistent contrastive divergence.
@@ -120,19 +121,20 @@ class FastPCD(Persistent):
         start: as for `PCD`.
 
     Raises:
-        ValueError: where a number is out of range, or the start is another.
+        ValueError: if a number is out of range, or the start is another.
 
     Example:
         >>> estimator = FastPCD(chains=7)
         >>> rbm = RBM(4, 3, seed=0)
         >>> estimator.prepare(rbm, None)
-        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        >>> from dbn.gradient import phase
+        >>> estimator.negative(rbm, phase(rbm, torch.ones(2, 4)), None).visible.shape
         torch.Size([7, 4])
 
     The chains sample no model, and the gradient is biased for as long as the fast weights are not small.
     """
 
-    replayable = True
+    capturable = True
     weight: Tensor | None
     visible_bias: Tensor
     hidden_bias: Tensor
@@ -154,23 +156,23 @@ class FastPCD(Persistent):
             self.register_buffer(name, None)
 
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, buffers: Buffers = NO_BUFFERS) -> Phase:
         if self.weight is None or self.weight.shape != rbm.weight.shape:
             for name in OF_FIELDS:
                 setattr(self, name, torch.zeros_like(rbm.get_parameter(name)))
         h = self.states(rbm, positive, generator)
         weight, b, c = (rbm.get_parameter(name) + self.get_buffer(name) for name in OF_FIELDS)
         for _ in range(self.steps):
-            field = torch.addmm(b, h, weight.t(), out=room.visible)
+            field = torch.addmm(b, h, weight.t(), out=buffers.visible)
             v = rbm.visible.sample(field, generator=generator, out=field)
             h = rbm.hidden.sample(torch.addmm(c, v, weight), generator=generator)
         self.hidden = h
-        phase = rbm.phase(v, room=room)._replace(share=chains_here(self.chains)[1])
-        slopes = gradient(rbm, positive, phase)
+        drawn = phase(rbm, v, buffers=buffers)._replace(fraction=local_chains(self.chains)[1])
+        slopes = gradient(rbm, positive, drawn)
         for name in [name for name in OF_FIELDS if name in slopes]:
-            slope = distributed.add_up(slopes[name])
+            slope = distributed.all_reduce_sum(slopes[name])
             self.get_buffer(name).mul_(self.decay).add_(slope, alpha=self.rate)
-        return phase
+        return drawn
 
     def extra_repr(self) -> str:
         return f"chains={self.chains}, steps={self.steps}, rate={self.rate:g}, decay={self.decay:g}"

@@ -5,18 +5,19 @@ from types import MappingProxyType
 import torch
 from torch import Generator, Tensor
 
-from dbn import distributed
-from dbn.arguments import whole_number
-from dbn.estimators.base import Chained, chains_here
-from dbn.rbm import ANYWHERE, RBM, Phase, Room
-from dbn.units.base import written
+from dbn.estimators.estimator import Chained, local_chains
+from dbn.gradient import NO_BUFFERS, Buffers, Phase, phase
+from dbn.rbm import RBM
+from dbn.runtime import distributed
+from dbn.runtime.checks import whole_number
+from dbn.units.unit import written
 
 
 class ParallelTempering(Chained):
-    """Persistent chains at several temperatures that exchange states, so that the machine's own cross between modes.
+    """Persistent chains at several temperatures that exchange states, so that the RBM's own cross between modes.
 
     Replica r samples the distribution with weights β_r W, hidden biases β_r c and visible biases (1 − β_r) a + β_r b,
-    from independent units at β = 0 to the machine at β = 1; a are the visible biases when the chains are started, which
+    from independent units at β = 0 to the RBM at β = 1; a are the visible biases when the chains are started, which
     training sets to the field of the data's mean. After every Gibbs step, neighbours exchange states with probability
     min(1, exp Δ), and the spacing of β is moved, ever less, towards equal rates of exchange. The statistics are those
     of β = 1.
@@ -30,18 +31,19 @@ class ParallelTempering(Chained):
         steps: Gibbs steps between updates, each followed by exchanges.
 
     Raises:
-        ValueError: where `chains` or `steps` is below 1, or `temperatures` below 2.
+        ValueError: if `chains` or `steps` is below 1, or `temperatures` below 2.
         TypeError: in training, where units have no energy.
 
     Example:
         >>> estimator = ParallelTempering(chains=7, temperatures=3)
         >>> rbm = RBM(4, 3, seed=0)
         >>> estimator.prepare(rbm, None)
-        >>> estimator.negative(rbm, rbm.phase(torch.ones(2, 4)), None).visible.shape
+        >>> from dbn.gradient import phase
+        >>> estimator.negative(rbm, phase(rbm, torch.ones(2, 4)), None).visible.shape
         torch.Size([7, 4])
 
     `exchanges` holds the rates of exchange between neighbours: where one is near zero, the replicas on its two sides do
-    not help each other, and more temperatures are wanted. Each costs as much as the machine's own chains.
+    not help each other, and more temperatures are wanted. Each costs as much as the RBM's own chains.
     """
 
     visible: Tensor | None
@@ -49,14 +51,14 @@ class ParallelTempering(Chained):
     base: Tensor | None
     exchanges: Tensor
     done: Tensor
-    of_chains = MappingProxyType({"visible": 1})
-    replayable = True
+    sharded_buffers = MappingProxyType({"visible": 1})
+    capturable = True
 
     def __init__(self, chains: int = 100, temperatures: int = 10, steps: int = 1) -> None:
         super().__init__()
         self.chains = whole_number(chains, "chains")
         self.steps = whole_number(steps, "steps")
-        levels = whole_number(temperatures, "temperatures", at_least=2)
+        self.temperatures = levels = whole_number(temperatures, "temperatures", at_least=2)
         self.register_buffer("visible", None)
         self.register_buffer("base", None)
         self.register_buffer("betas", torch.linspace(0, 1, levels, dtype=torch.float32, device="cpu"))
@@ -85,14 +87,14 @@ class ParallelTempering(Chained):
         return None if self.visible is None else self.visible[-1]
 
     @torch.no_grad()
-    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, room: Room = ANYWHERE) -> Phase:
+    def negative(self, rbm: RBM, positive: Phase, generator: Generator | None, buffers: Buffers = NO_BUFFERS) -> Phase:
         if self.visible is None or self.base is None:
             raise RuntimeError("the chains have not been started: call prepare(rbm, generator) first")
         for _ in range(self.steps):
             v = self._tempered_gibbs(rbm, self.visible, self.base, generator)
             self.visible = self._exchanged(rbm, v, self.base, generator)
-        phase = rbm.phase(written(self.visible[-1], room.visible), room=room)
-        return phase._replace(share=chains_here(self.chains)[1])
+        drawn = phase(rbm, written(self.visible[-1], buffers.visible), buffers=buffers)
+        return drawn._replace(fraction=local_chains(self.chains)[1])
 
     def _tempered_gibbs(self, rbm: RBM, v: Tensor, base: Tensor, generator: Generator | None) -> Tensor:
         beta = self.betas[:, None, None]
@@ -125,14 +127,14 @@ class ParallelTempering(Chained):
     def _adapt(self, gain: Tensor) -> None:
         """Follow the rates of exchange, and widen the gaps between β whose rate is above the mean."""
         self.done += 1
-        (rates,) = distributed.means(chains_here(self.chains)[1], gain.clamp(max=0).exp().mean(1))
+        (rates,) = distributed.weighted_means(local_chains(self.chains)[1], gain.clamp(max=0).exp().mean(1))
         self.exchanges.lerp_(rates, (1 / self.done).clamp(min=0.01).to(rates.dtype))
         pull = 1 / (10 + self.done / 10)
         gaps = self.betas.diff() * ((self.exchanges - self.exchanges.mean()) * pull).exp()
         self.betas[1:-1] = (gaps / gaps.sum()).cumsum(0)[:-1]
 
     def extra_repr(self) -> str:
-        return f"chains={self.chains}, temperatures={len(self.betas)}, steps={self.steps}"
+        return f"chains={self.chains}, temperatures={self.temperatures}, steps={self.steps}"
 
 
 def _fields(rbm: RBM, v: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Supervised training of any network, and its evaluation."""
 
 from dbn.finetuning.evaluation import Evaluation, evaluate, predict
-from dbn.finetuning.loop import finetune
+from dbn.finetuning.finetune import finetune
 
 __all__ = ["Evaluation", "evaluate", "finetune", "predict"]

@@ -1,5 +1,6 @@
 """How a network does on labelled rows, and what it predicts."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from dbn.arguments import as_tensor, check_finite, check_instance
-from dbn.batches import Source, open_source
-from dbn.finetuning.task import Classes, Loss, Task, known_task, task_of
-from dbn.scaling import Scale, known_scale, scale_check
+from dbn.data import Source, open_source
+from dbn.finetuning.target import Classes, Loss, Target, known_target, target_of
+from dbn.input_range import Scale, known_scale, scale_check
+from dbn.runtime.checks import as_tensor, check_finite, check_instance
 
 ROWS_AT_ONCE = 2000
 
@@ -50,7 +51,7 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
             are judged as those that the network was fine-tuned on; all others by their type, as `finetune` does.
 
     Raises:
-        ValueError: where a row is unmistakably in other units than those of training, or labels do not fit.
+        ValueError: if a row is unmistakably in other units than those of training, or labels do not fit.
 
     Rows of pixels in 0..255 are refused by networks that take 0..1, each row by its entries other than 0: if the
     network comes from a stack whose visible units are bounded, where their mean magnitude is above five times the
@@ -67,7 +68,7 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
     check_model(model)
     check_loss(loss)
     return judge(
-        model, open_labelled(model, x, y, name="x", loss=loss, scale=known_scale(model), known=known_task(model))
+        model, open_labelled(model, x, y, name="x", loss=loss, scale=known_scale(model), known=known_target(model))
     )
 
 
@@ -84,7 +85,7 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         x: inputs, as for `evaluate`.
 
     Raises:
-        ValueError: where a row is unmistakably in other units than those of training, as `evaluate` says, or where a
+        ValueError: if a row is unmistakably in other units than those of training, as `evaluate` says, or where a
             network with one output was not fine-tuned, which may stand for a real number or for two classes.
 
     Example:
@@ -100,15 +101,15 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         name="x",
         flatten=_is_flat(model),
     )
-    outputs, task = _outputs_of(model, next(source.in_order()).x, "x").shape[1], known_task(model)
-    if task is None or task.outputs != outputs:
-        task = _classes(outputs)
+    outputs, target = _outputs_of(model, next(source.sequential()).x, "x").shape[1], known_target(model)
+    if target is None or target.outputs != outputs:
+        target = _classes(outputs)
     with _evaluating(model):
-        return torch.cat([task.predictions(model(batch.x)) for batch in source.in_order()])
+        return torch.cat([target.predictions(model(batch.x)) for batch in source.sequential()])
 
 
 def _classes(outputs: int) -> Classes:
-    """What a network that was not fine-tuned is taken for, or a ValueError where one output may be anything."""
+    """What a network that was not fine-tuned is taken for, or a ValueError if one output may be anything."""
     if outputs == 1:
         raise ValueError(
             "model has 1 output, and does not know what for, as after `finetune`: use model(x) for real numbers, and "
@@ -121,9 +122,11 @@ class Labelled(NamedTuple):
     """Labelled rows, what their labels are for, and the loss that is taken."""
 
     source: Source
-    task: Task
+    target: Target
     loss: Loss
     name: str
+    #: Whether some labels mark rows to be left out, or may.
+    partly_labelled: bool
 
 
 def open_labelled(
@@ -135,12 +138,12 @@ def open_labelled(
     loss: Loss | None,
     batch_size: int = ROWS_AT_ONCE,
     scale: Scale | None = None,
-    task: Task | None = None,
-    known: Task | None = None,
+    target: Target | None = None,
+    known: Target | None = None,
 ) -> Labelled:
-    """The data as a source whose first rows pass through the model and the loss, and whose labels fit the task.
+    """The data as a source whose first rows pass through the model and the loss, and whose labels fit the target.
 
-    Without `task` it is told from the labels, the loss and `known`, what the model was fine-tuned for.
+    Without `target` it is told from the labels, the loss and `known`, what the model was fine-tuned for.
     """
     y = None if y is None else _labels(y)
     source = open_source(
@@ -152,14 +155,18 @@ def open_labelled(
         name=name,
         flatten=_is_flat(model),
     )
-    first = next(source.in_order())
+    first = next(source.sequential())
     if first.y is None:
         raise ValueError(f"labels of {name} are missing: give y, or a Dataset or DataLoader of (input, label)")
     outputs, labels = _outputs_of(model, first.x, name), first.y if y is None else y
-    if task is None:
-        task = task_of(labels, outputs.shape[1], loss, name, known)
-    task.check(labels, name)
-    data = Labelled(source, task, task.usual_loss() if loss is None else loss, name)
+    if target is None:
+        target = target_of(labels, outputs.shape[1], loss, name, known)
+    target.check(labels, name)
+    counted = target.counted(labels)
+    if source.deterministic and not bool(counted.any()):
+        raise ValueError(f"labels of {name} mark all rows to be left out: give some with a class")
+    partly = not (source.deterministic and bool(counted.all()))
+    data = Labelled(source, target, target.usual_loss() if loss is None else loss, name, partly)
     if loss is not None:
         _check_loss_on(model, first.x, first.y, data)
     return data
@@ -167,11 +174,11 @@ def open_labelled(
 
 @torch.no_grad()
 def _check_loss_on(model: nn.Module, x: Tensor, y: Tensor, data: Labelled) -> None:
-    """Raise a ValueError where the loss cannot be taken of the first batch."""
+    """Raise a ValueError if the loss cannot be taken of the first batch."""
     with _evaluating(model):
         outputs = model(x)
     try:
-        targets = data.task.fitted(y, outputs)
+        targets = data.target.fitted(y, outputs)
         value = data.loss(outputs, targets)
     except torch.OutOfMemoryError:
         raise
@@ -217,15 +224,30 @@ def _outputs_of(model: nn.Module, x: Tensor, name: str) -> Tensor:
 
 
 def check_learns(model: nn.Module, source: Source) -> None:
-    """Raise a ValueError where what the model makes of a row has no gradient to follow."""
+    """Raise a ValueError if what the model makes of a row has no gradient to follow."""
     with _evaluating(model), torch.enable_grad():
-        outputs: Tensor = model(next(source.in_order()).x[:1])
+        outputs: Tensor = model(next(source.sequential()).x[:1])
     if not outputs.requires_grad:
         raise ValueError("model computes its outputs without a gradient: give a network, such as what to_mlp returns")
 
 
+def check_last_batch(model: nn.Module, source: Source) -> None:
+    """Raise a ValueError if the last batch has one row, and batch normalisation cannot take it."""
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if not normalised or source.rows is None or (source.rows % source.batch_size or source.batch_size) != 1:
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(next(source.sequential()).x[:1])
+    except ValueError as error:
+        raise ValueError(
+            f"model has batch normalisation, and the last of the batches of {source.batch_size} has one row: choose "
+            "another batch_size"
+        ) from error
+
+
 def check_model(model: Any) -> None:
-    """Raise an error where `model` is no network with numbers in it."""
+    """Raise an error if `model` is no network with numbers in it."""
     check_instance(model, nn.Module, "model", "a network, such as nn.Sequential(…)")
     for name, value in model.named_parameters():
         if isinstance(value, UninitializedParameter) or value.is_meta:
@@ -233,7 +255,7 @@ def check_model(model: Any) -> None:
 
 
 def check_loss(loss: Any) -> None:
-    """Raise a TypeError where `loss` is neither None nor a function."""
+    """Raise a TypeError if `loss` is neither None nor a function."""
     if loss is not None and not callable(loss):
         raise TypeError(f"loss is {loss!r}: give a function of outputs and labels")
 
@@ -261,26 +283,27 @@ def _labels(y: Any) -> Tensor:
 @torch.no_grad()
 def judge(model: nn.Module, data: Labelled) -> Evaluation:
     """How a network does on labelled rows."""
-    wrong, judged, summed, rows = 0.0, 0, 0.0, 0
+    wrong, judged, summed, weight, rows = 0.0, 0, 0.0, 0.0, 0
     with _evaluating(model):
-        for inputs, labels, _ in data.source.in_order():
+        for inputs, labels, _ in data.source.sequential():
             assert labels is not None
-            if not data.source.fixed:
-                data.task.check(labels, data.name)
+            if not data.source.deterministic:
+                data.target.check(labels, data.name)
             outputs = model(inputs)
-            targets = data.task.fitted(labels, outputs)
+            targets = data.target.fitted(labels, outputs)
             value = float(loss_of(outputs, targets, data.loss))
-            errors, count = data.task.errors(outputs, targets, value)
-            wrong, judged = wrong + errors, judged + count
-            summed, rows = summed + value * len(inputs), rows + len(inputs)
+            errors, count = data.target.errors(outputs, targets, value)
+            wrong, judged, rows = wrong + errors, judged + count, rows + len(inputs)
+            if of_batch := data.target.loss_weight(labels, data.loss):  # without any, the loss is not a number
+                summed, weight = summed + value * of_batch, weight + of_batch
     if not judged:
         raise ValueError(f"labels of {data.name} mark all rows to be left out: give some with a class")
     error = wrong / judged
-    return Evaluation(error, 1 - error if data.task.counts else math.nan, summed / rows, rows)
+    return Evaluation(error, 1 - error if data.target.counts else math.nan, summed / weight, rows)
 
 
 def loss_of(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
-    """The loss of a batch, or a TypeError where it is not one number."""
+    """The loss of a batch, or a TypeError if it is not one number."""
     return _one_number(loss(outputs, targets))
 
 
@@ -305,6 +328,13 @@ def _is_flat(model: nn.Module) -> bool:
 
 def with_own_parameters(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+
+
+def last_layer(model: nn.Module) -> nn.Module:
+    """The last layer with parameters: of a Sequential the last that is called, else the last that was registered."""
+    if isinstance(model, nn.Sequential):
+        return last_layer(next(part for part in reversed(list(model)) if with_own_parameters(part)))
+    return with_own_parameters(model)[-1]
 
 
 @contextmanager

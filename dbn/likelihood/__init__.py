@@ -1,9 +1,9 @@
-"""How good a machine is as a probability model, and how far the number can be trusted."""
+"""How good an RBM is as a probability model, and how far the number can be trusted."""
 
-from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
+from dbn.likelihood.ais import LogPartition, ais, reverse_ais
 from dbn.likelihood.bracket import Bracket, bracket
-from dbn.likelihood.enumeration import exact_log_partition, log_partition_over
-from dbn.likelihood.evidence import log_likelihood, lower_bound, pseudo_log_likelihood, score_by_ais
+from dbn.likelihood.exact import exact_log_partition, log_partition_over
+from dbn.likelihood.log_likelihood import log_likelihood, lower_bound, pseudo_log_likelihood, score_by_ais
 
 __all__ = [
     "Bracket",

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from dbn import distributed
-from dbn.arguments import as_generator, as_rows, check_finite, whole_number
-from dbn.likelihood.annealing import LogPartition, ais, reverse_ais
-from dbn.likelihood.enumeration import exact_log_partition, is_gaussian
+from dbn.likelihood.ais import LogPartition, ais, reverse_ais
+from dbn.likelihood.exact import exact_log_partition, is_gaussian
 from dbn.normalisability import Normalisability
-from dbn.rbm import RBM, check_machine
+from dbn.rbm import RBM, check_rbm
+from dbn.runtime import distributed
+from dbn.runtime.checks import as_generator, as_rows, check_finite, whole_number
 
 _ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be heard
 _FEWEST = 5.0  # effective chains that it needs in any case
@@ -53,23 +53,23 @@ def bracket(
 ) -> Bracket:
     """Estimate log Z forwards from three bases and backwards from the data, and say whether to believe it.
 
-    Forward estimates (`ais` from the data's mean, the machine's own visible biases and zero biases) are on average too
+    Forward estimates (`ais` from the data's mean, the RBM's own visible biases and zero biases) are on average too
     low, so the largest with an adequate effective sample size is taken. The reverse one (`reverse_ais`) starts at data
-    rows after many Gibbs steps and is on average too high, as far as those are samples of the machine.
+    rows after many Gibbs steps and is on average too high, as far as those are samples of the RBM.
 
     Source: R. Neal (2001), Annealed importance sampling; R. Grosse, Z. Ghahramani, R. Adams (2015), Sandwiching the
     marginal likelihood using bidirectional Monte Carlo.
 
     Args:
-        rbm: a machine with an energy.
+        rbm: an RBM with an energy.
         data: visible rows (n, V), for the first base and for the first states of the reverse chains.
         chains: number of chains of each estimate.
         temperatures: as for `ais`.
         gibbs_steps: Gibbs steps from the data before the chains are annealed backwards.
         memory: as for `ais`.
         progress: show a bar an estimate.
-        generator: draws everything; it must be on the device of the machine.
-        seed: likewise, as a number.
+        generator: generators everything; it must be on the device of the RBM.
+        seed: a number to seed a generator with, instead of `generator`.
 
     Raises:
         TypeError: as `ais`.
@@ -83,7 +83,7 @@ def bracket(
 
     A mode that neither the bases nor the data's chains have found is missed by all of them.
     """
-    check_machine(rbm)
+    check_rbm(rbm)
     whole_number(gibbs_steps, "gibbs_steps", at_least=0)
     generator = as_generator(generator, seed, rbm.weight.device)
     rows = as_rows(data, rbm.visible.size, like=rbm.weight, name="data")
@@ -100,10 +100,10 @@ def bracket(
     }
     anneal = partial(ais, rbm, chains=chains, **settings)
     forward = (anneal(base=mean)._replace(base="data_mean"), anneal(base="visible_bias"), anneal(base="zeros"))
-    draws = distributed.draws(generator, rbm.weight.device)
-    chosen = torch.randint(len(rows), (chains,), generator=draws.order, device=rows.device)
-    first, last, _ = distributed.portion(chains)
-    samples = distributed.gathered_rows(rbm.gibbs(rows[chosen[first:last]], gibbs_steps, generator=draws.own))
+    generators = distributed.generators(generator, rbm.weight.device)
+    chosen = torch.randint(len(rows), (chains,), generator=generators.shared, device=rows.device)
+    first, last, _ = distributed.local_range(chains)
+    samples = distributed.all_gather_rows(rbm.gibbs(rows[chosen[first:last]], gibbs_steps, generator=generators.local))
     reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
     found = rbm.normalisable()
     exact = float(exact_log_partition(rbm)) if found and is_gaussian(rbm) else None
@@ -122,8 +122,8 @@ def judged(
     Args:
         forward: from each base.
         reverse: from the other side.
-        normalisable: what is known of the machine's distribution.
-        exact: log Z itself, of machines of which it is known.
+        normalisable: what is known of the RBM's distribution.
+        exact: log Z itself, of RBMs of which it is known.
     """
     finite = [estimate for estimate in forward if math.isfinite(estimate.value)]
     heard = [estimate for estimate in finite if estimate.ess >= max(_FEWEST, _ADEQUATE * estimate.chains)]
@@ -136,16 +136,14 @@ def judged(
     ]
     serious = []
     if normalisable.verdict is None:
-        serious.append("it is not known whether the machine is normalisable: see RBM.normalisable")
+        serious.append("it is not known whether the RBM is normalisable: see RBM.normalisable")
     elif normalisable.margin < _NARROW and exact is None:
         serious.append(
-            f"the machine is close to losing its distribution (margin {normalisable.margin:.2g}; see "
+            f"the RBM is close to losing its distribution (margin {normalisable.margin:.2g}; see "
             "RBM.normalisable): chains reach its large values slowly"
         )
     if exact is not None and not abs(best.value - exact) <= _GAP:
-        serious.append(
-            f"log Z is {best.value - exact:.1f} nats from the exact log Z of this Gaussian machine, {exact:.1f}"
-        )
+        serious.append(f"log Z is {best.value - exact:.1f} nats from the exact log Z of this Gaussian RBM, {exact:.1f}")
     if not all(math.isfinite(estimate.value) for estimate in (*forward, reverse)):
         serious.append("an estimate is not a finite number: the chains have left the finite numbers")
     if not heard:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from dbn import distributed
 from dbn.rbm import RBM
+from dbn.runtime import distributed
 
 _MOST = 2**16  # entries of ⟨v h⟩ that are looked at
 
@@ -19,21 +19,23 @@ def chain_gap(rbm: RBM, data: Tensor, chains: Tensor, hidden: Tensor | None = No
     that do not vary at all have z = 0 and are left out; at most √(n + m) is reached, by entries that are constant in
     both and differ. Of layers with more than 65,536 products, every k-th hidden unit is looked at.
 
-    About 1 where the chains are independent samples of a machine that fits; entries hang together, and so single values
+    About 1 where the chains are independent samples of an RBM that fits; entries hang together, and so single values
     scatter. Much above 1 where the chains have lost a mode, or lag behind the weights.
 
     Args:
-        rbm: the machine.
+        rbm: the RBM.
         data: rows (n, V), the same on all processes.
         chains: states v of the chains of this process (m, V); m counts those of all processes.
         hidden: E[h | v] at the data (n, H), if known.
     """
-    count = distributed.sums(len(chains))[0]
+    count = distributed.all_reduce_scalars(len(chains))[0]
     every = -(-rbm.weight.numel() // _MOST)
     h = (rbm.mean_hidden(data) if hidden is None else hidden)[:, ::every]
     offsets = data.mean(0), h.mean(0)
     of_data = _moments(data, h, offsets)
-    of_chains = distributed.means(len(chains) / count, *_moments(chains, rbm.mean_hidden(chains)[:, ::every], offsets))
+    of_chains = distributed.weighted_means(
+        len(chains) / count, *_moments(chains, rbm.mean_hidden(chains)[:, ::every], offsets)
+    )
     pairs = list(zip(of_data, of_chains, strict=True))
     return torch.maximum(*(_rms(*pairs[at], *pairs[at + 1], len(data), count) for at in (0, 2)))
 

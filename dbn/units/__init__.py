@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from dbn.units.base import Tails, Unit, from_config, rebuildable_config
 from dbn.units.discrete import Bernoulli, Categorical, Spin
 from dbn.units.gaussian import Gaussian
 from dbn.units.joint import Joint
 from dbn.units.rectified import NoisyReLU, ReLU
+from dbn.units.unit import Tails, Unit, from_config, rebuildable_config
 
 __all__ = [
     "Bernoulli",
@@ -32,8 +32,8 @@ def as_unit(units: int | Unit, name: str) -> Unit:
         name: what the caller calls the argument, for the error.
 
     Raises:
-        TypeError: where it is neither.
-        ValueError: where the number is below 1.
+        TypeError: if it is neither.
+        ValueError: if the number is below 1.
 
     Example:
         >>> as_unit(3, "visible")

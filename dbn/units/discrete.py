@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dbn.units.base import Unit, uniform, written
+from dbn.units.unit import Unit, uniform, written
 
 _FACTORS = 100  # factors of at least 1/2 whose product single precision still holds
 _BORDER = 1e-3  # means are kept this far from 0 and 1 before a logarithm: a field of ±6.9 at most
@@ -29,7 +29,7 @@ class Bernoulli(Unit):
     """
 
     support = (0.0, 1.0)
-    replayable = True
+    capturable = True
     draws_from_mean = True
 
     def log_partition(self, field: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Spin(Unit):
     """
 
     support = (-1.0, 1.0)
-    replayable = True
+    capturable = True
     draws_from_mean = True
     learning_rate_factor = 0.25
 
@@ -140,7 +140,7 @@ class Categorical(Unit):
         classes: K, the columns of a group; all columns are one group by default.
 
     Raises:
-        ValueError: where K does not divide the number of columns.
+        ValueError: if K does not divide the number of columns.
 
     Example:
         >>> Categorical(6, classes=3).mean(torch.zeros(6))
@@ -148,7 +148,7 @@ class Categorical(Unit):
     """
 
     support = (0.0, 1.0)
-    replayable = True
+    capturable = True
     draws_from_mean = True
 
     def __init__(self, size: int, classes: int | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Tails, Unit, normal, written
+from dbn.units.unit import Tails, Unit, normal, written
 
 
 class Gaussian(Unit):
@@ -24,8 +24,8 @@ class Gaussian(Unit):
         learned: learn log γ with the weights.
 
     Raises:
-        TypeError: where `precision` is no number or numbers, or `learned` is neither True nor False.
-        ValueError: where a precision is not positive and finite.
+        TypeError: if `precision` is no number or numbers, or `learned` is neither True nor False.
+        ValueError: if a precision is not positive and finite.
 
     Example:
         >>> Gaussian(1, precision=4.0).mean(torch.tensor([2.0]))
@@ -33,7 +33,7 @@ class Gaussian(Unit):
     """
 
     suggested_learning_rate = 0.003
-    replayable = True
+    capturable = True
     draws_from_mean = True
 
     def __init__(self, size: int, precision: float | Tensor = 1.0, *, learned: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Tails, Unit, from_config, written
+from dbn.units.unit import Tails, Unit, from_config, written
 
 
 class Joint(Unit):
@@ -21,7 +21,7 @@ class Joint(Unit):
 
     Raises:
         ValueError: without parts.
-        TypeError: where a part is not a unit.
+        TypeError: if a part is not a unit.
 
     Example:
         >>> from dbn.units import Bernoulli, Categorical
@@ -29,7 +29,7 @@ class Joint(Unit):
         tensor([0.5000, 0.5000, 0.2500, 0.2500, 0.2500, 0.2500])
     """
 
-    replayable = True
+    capturable = True
 
     def __init__(self, *parts: Unit) -> None:
         if not parts:
@@ -40,7 +40,7 @@ class Joint(Unit):
         super().__init__(sum(part.size for part in parts))
         self.parts = nn.ModuleList(copy.deepcopy(part) for part in parts)
         self.has_energy = all(part.has_energy for part in parts)
-        self.replayable = all("replayable" in vars(type(part)) and part.replayable for part in parts)
+        self.capturable = all("capturable" in vars(type(part)) and part.capturable for part in parts)
         self.draws_from_mean = all(part.draws_from_mean for part in parts)
         self.support = (min(part.support[0] for part in parts), max(part.support[1] for part in parts))
         self.suggested_learning_rate = min(part.suggested_learning_rate for part in parts)

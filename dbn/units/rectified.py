@@ -6,7 +6,7 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor, nn
 
-from dbn.units.base import Tails, Unit, normal, uniform, written
+from dbn.units.unit import Tails, Unit, normal, uniform, written
 
 _TAIL = -4.0  # below this field the direct formulae lose digits to cancellation
 _FAR = 12.0  # above this field truncation changes no digit, and erfcx and its slope would overflow
@@ -108,7 +108,7 @@ class NoisyReLU(Unit):
 
     has_energy = False
     support = (0.0, float("inf"))
-    replayable = True
+    capturable = True
     suggested_learning_rate = 0.01
 
     def log_partition(self, field: Tensor) -> Tensor:

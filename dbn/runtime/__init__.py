@@ -1,0 +1,1 @@
+"""What all training stands on: processes, checkpoints, CUDA graphs, and checks of arguments."""
