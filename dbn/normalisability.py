@@ -1,4 +1,4 @@
-"""Whether a machine has a distribution: whether ∫∫ exp(−E(v, h)) dv dh is finite."""
+"""Whether an RBM has a distribution: whether ∫∫ exp(−E(v, h)) dv dh is finite."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _ROUNDING = 8 * torch.finfo(torch.float64).eps  # a column, below which the sign
 
 
 class Normalisability(NamedTuple):
-    """Whether a machine is normalisable, and by how much.
+    """Whether an RBM is normalisable, and by how much.
 
     `verdict` is True where this is proven, False where the contrary is proven, None where neither is. The truth value
     of the tuple is True for a proof alone.
@@ -89,7 +89,7 @@ def margin_of(energy: FarEnergy | None) -> float:
 
 @torch.no_grad()
 def normalisability(visible: Tails, hidden: Tails, weight: Tensor) -> Normalisability:
-    """Judge a machine by the tails of its layers and its weights W (V, H).
+    """Judge an RBM by the tails of its layers and its weights W (V, H).
 
     With real columns x and rectified columns r ≥ 0 of both sides, exp(−E) is integrable if J is positive definite over
     x, and the matrix M that is left over r once x is at its least is strictly copositive: rᵀMr > 0 for all r ≥ 0 but 0.
@@ -112,7 +112,7 @@ def normalisability(visible: Tails, hidden: Tails, weight: Tensor) -> Normalisab
 
 @torch.no_grad()
 def surely_improper(visible: Tails, hidden: Tails, weight: Tensor) -> bool:
-    """Whether a machine is proven not to be normalisable by its steepest direction, at a low price."""
+    """Whether an RBM is proven not to be normalisable by its steepest direction, at a low price."""
     energy = far_energy(visible, hidden, weight)
     if energy is None or not energy.finite() or _is_definite(_identity_minus(_gram(energy.bound()))):
         return False
@@ -135,22 +135,32 @@ def _is_definite(matrix: Tensor) -> bool:
 
 
 def _has_steep_direction(energy: FarEnergy) -> bool:
-    """Whether zᵀJz < 0 along the first pair of singular vectors of the bound, kept in the cone."""
-    bound = energy.bound()
-    y = torch.ones(bound.shape[1], dtype=bound.dtype, device=bound.device)
+    """Whether a search finds unit vectors x, y in the cone with xᵀSy > 1, so that zᵀJz < 0 for z = (x, y).
+
+    Given y, the best x is Sy kept in the cone, and likewise y given x, so that every step ascends. The search starts
+    from the first singular vectors of the bound, and from the hidden units that pull hardest alone.
+    """
+    bound, s, (of_x, of_y) = energy.bound(), energy.weight, energy.rectified
+    first = torch.ones(1, bound.shape[1], dtype=bound.dtype, device=bound.device)
     for _ in range(_POWER):
-        x = _unit(_in_cone(bound @ y, energy.rectified[0]))
-        y = _unit(_in_cone(bound.t() @ x, energy.rectified[1]))
-    return float(1 - x @ energy.weight @ y) < -energy.rounding()
+        first = _units(_in_cone(_in_cone(first @ bound.t(), of_x) @ bound, of_y))
+    pulls = _in_cone(s.t(), of_x).norm(dim=1)
+    alone = torch.eye(len(pulls), dtype=s.dtype, device=s.device)[pulls.topk(min(_STARTS, len(pulls))).indices]
+    y = torch.cat([first, alone])
+    for _ in range(_POWER):
+        x = _units(_in_cone(y @ s.t(), of_x))
+        y = _units(_in_cone(x @ s, of_y))
+    return bool(((x @ s) * y).sum(1).max() > 1 + energy.rounding())
 
 
 def _in_cone(x: Tensor, rectified: Tensor) -> Tensor:
     return torch.where(rectified, x.clamp(min=0), x)
 
 
-def _unit(x: Tensor) -> Tensor:
-    length: Tensor = x.norm().clamp(min=torch.finfo(x.dtype).tiny)
-    return x / length
+def _units(x: Tensor) -> Tensor:
+    """Rows scaled to length 1; zeros stay zeros."""
+    lengths: Tensor = x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return x / lengths
 
 
 def _decays(energy: FarEnergy) -> bool | None:

@@ -176,7 +176,7 @@ def test_stacks_and_chains_without_a_distribution_are_refused_too():
     rbm = improper()
     stack = DBN([Gaussian(2), Gaussian(2)]).double()
     stack.layers[0].load_state_dict(rbm.state_dict())
-    with pytest.raises(ValueError, match="the top machine of stack is not normalisable"):
+    with pytest.raises(ValueError, match="the top RBM of stack is not normalisable"):
         lower_bound(stack, ROWS, 1.0)
     with pytest.raises(DivergenceError, match=r"v grew to .* have no distribution with weights this large"):
         rbm.gibbs(ROWS, 40, seed=0)
@@ -231,7 +231,7 @@ def test_twenty_even_chains_are_heard_and_an_unknown_tail_is_not_trusted():
     assert judged(forward, estimate(500.5)).trusted
     found = judged(forward, estimate(500.5), normalisable=Normalisability(None, math.nan))
     assert (found.trusted, found.value) == (False, 500.0)
-    assert "not known whether the machine is normalisable" in found.doubts[0]
+    assert "not known whether the RBM is normalisable" in found.doubts[0]
 
 
 def test_a_class_with_a_base_measure_of_its_own_is_not_taken_for_a_gaussian():
@@ -267,3 +267,14 @@ def test_large_machines_are_judged_in_little_time():
     rbm.gibbs(torch.ones(1, 400), 1, seed=0)
     train(rbm, torch.rand(10, 400, generator=generator(0)), epochs=1, learning_rate=0.0, **QUIET)
     assert time.process_time() - started < 10  # 103 s by a search over all directions
+
+
+def test_the_cheap_check_finds_what_the_verdict_finds():
+    """Weights of both signs: along the steepest direction of all, most units of a cone are off."""
+    improper = 0
+    for seed in range(40):
+        rbm = RBM(ReLU(8), ReLU(8) if seed % 2 else Gaussian(8), weight_scale=0.2 + seed / 400, seed=seed)
+        verdict = rbm.normalisable().verdict
+        improper += verdict is False
+        assert is_improper(rbm) is (verdict is False), seed
+    assert 5 <= improper <= 35
