@@ -325,3 +325,52 @@ def test_patience_counts_epochs_without_a_lower_error(errors, margins, patience,
     history = finetune(model, x, y, epochs=9, optimiser=AddOne, validation=(x, y), patience=patience, **QUIET)
     assert history["validation_error"] == pytest.approx(errors[:epochs])
     assert int(model.steps.detach()) == kept
+
+
+def test_the_loss_of_several_batches_is_that_of_all_rows_together():
+    """Rows that are left out and classes that weigh more count as in one batch: torch divides by the sum of weights."""
+    model, x = nn.Sequential(nn.Linear(3, 3)), torch.randn(4100, 3, generator=generator())
+    y = torch.randint(0, 3, (4100,), generator=generator(1)).sort().values
+    y[2000:4000] = -1
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 50.0]), ignore_index=-1)
+    assert evaluate(model, x, y, loss=loss).loss == pytest.approx(loss(model(x), y).item(), rel=1e-5)
+
+
+def test_unlabelled_rows_change_nothing():
+    """Batches in which no row has a label are left out, also under an optimiser with momentum and decay."""
+    x, y = torch.randn(60, 3, generator=generator()), torch.randint(0, 3, (60,), generator=generator(1))
+    trained = []
+    for rows, labels in ((x, y), (torch.cat([x, x]), torch.cat([y, torch.full_like(y, -1)]))):
+        model = nn.Sequential(nn.Linear(3, 3))
+        initialise(model, "zeros")
+        loader = DataLoader(TensorDataset(rows, labels), batch_size=20)
+        options = {"optimiser": "sgd", "weight_decay": 0.1, "loss": nn.CrossEntropyLoss(ignore_index=-1)}
+        history = finetune(model, loader, epochs=3, validation=(rows, labels), **options, progress=False)
+        trained.append([*model.parameters(), torch.tensor(history["loss"]), torch.tensor(history["validation_loss"])])
+    for one, other in zip(*trained, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_labels_that_leave_out_all_rows_are_refused():
+    x, y = torch.randn(6, 3), torch.full((6,), -1)
+    model = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="labels of x mark all rows to be left out"):
+        finetune(model, x, y, epochs=1, loss=nn.CrossEntropyLoss(ignore_index=-1), progress=False)
+
+
+def test_the_head_is_the_layer_that_is_called_last():
+    a, b = nn.Linear(6, 6), nn.Linear(6, 6)
+    before = [layer.weight.detach().clone() for layer in (a, b)]
+    model = nn.Sequential(a, nn.Tanh(), b, nn.Tanh(), a)
+    rates = {"learning_rate": 0.0, "head_learning_rate": 0.1}
+    finetune(model, torch.randn(20, 6), torch.arange(20) % 6, epochs=1, progress=False, **rates)
+    assert torch.equal(b.weight, before[1])
+    assert not torch.equal(a.weight, before[0])
+
+
+def test_a_last_batch_of_one_row_under_batch_normalisation_is_refused_before_anything_changes():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="the last of the batches of 10 has one row"):
+        finetune(model, torch.randn(21, 3), torch.arange(21) % 2, epochs=1, batch_size=10, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
