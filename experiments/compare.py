@@ -3,13 +3,11 @@
 Every seed draws its own labelled subset, validation rows, weights and order; all starts of a seed share them. A stack
 is pretrained once a seed on all training rows, without labels. For every start the learning rate with the lowest mean
 validation error is taken from one list, the weights are those of the best epoch on validation, and the test set is
-read once, by the networks so chosen. Several processes share the runs between them, each alone with its own. On a GPU
-the seeds of a start are fine-tuned as one batched program, and then see their rows in one order.
+read once, by the networks so chosen. Several processes share the runs between them, each alone with its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from experiments.signals import layer_names, seeded_rows, spreads
 from experiments.starts import STARTS, pretrained
 from experiments.study import check_labels, loaded
 from experiments.tables import conclusion, labelled, table
-from experiments.together import Together, alike
 from experiments.tuning import batch_size
 
 Trial = tuple[nn.Sequential, History]
@@ -53,9 +50,6 @@ class Config:
         "validation error in percent for the epochs column; by default what every seed of the best baseline reaches",
     )
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    side_by_side: bool | None = option(
-        None, "fine-tune the seeds of a start as one batched program; by default on a GPU"
-    )
     out: str | None = option(
         None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
     )
@@ -108,8 +102,6 @@ _FREE = ("target_error", "out", "root", "device", "starts", "labels")
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
     preset, config = parse(PRESETS, __doc__ or "", arguments)
-    if config.side_by_side is None:
-        config = replace(config, side_by_side=choose_device(config.device).type == "cuda")
     out = Path(config.out or f"runs/compare-{preset}")
     check_labels(lambda count: loaded(config.data, config.root, count, 0), sorted(config.labels))
     claim(out, config, _FREE)
@@ -189,29 +181,19 @@ def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], b
 def _trials(
     config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]"
 ) -> dict[str, list[Trial]]:
-    """Every rate with every seed, one by one or all seeds of a rate at once; several processes share them."""
+    """Run every rate with every seed; several processes share the runs."""
     processes = distributed.world_size()
-    at_once = [tuple(range(config.seeds))] if _stand_together(config, labels) else [(s,) for s in range(config.seeds)]
 
-    def trial(rate_and_seeds: tuple[str, tuple[int, ...]]) -> list[Trial]:
-        rate, seeds = rate_and_seeds
-        bar.set_description(f"{labels} labels, {STARTS[name].label}, rate {rate}, seed {' '.join(map(str, seeds))}")
-        networks = [_network(config, labels, name, seed, stacks[seed]) for seed in seeds]
-        histories = _fine_tuned(config, labels, rate, networks, seeds)
-        bar.update(processes * len(seeds))
-        return [
-            (network.cpu() if processes > 1 else network, history)
-            for network, history in zip(networks, histories, strict=True)
-        ]
+    def trial(rate_and_seed: tuple[str, int]) -> Trial:
+        rate, seed = rate_and_seed
+        bar.set_description(f"{labels} labels, {STARTS[name].label}, rate {rate}, seed {seed}")
+        network = _network(config, labels, name, seed, stacks[seed])
+        history = _fine_tuned(config, labels, rate, network, seed)
+        bar.update(processes)
+        return network.cpu() if processes > 1 else network, history
 
-    runs = iter(distributed.spread(trial, [(rate, seeds) for rate in config.rates for seeds in at_once]))
-    return {rate: [run for _ in at_once for run in next(runs)] for rate in config.rates}
-
-
-def _stand_together(config: Config, labels: int) -> bool:
-    return bool(config.side_by_side) and alike(
-        [loaded(config.data, config.root, labels, seed) for seed in range(config.seeds)]
-    )
+    runs = iter(distributed.spread(trial, [(rate, seed) for rate in config.rates for seed in range(config.seeds)]))
+    return {rate: [next(runs) for _ in range(config.seeds)] for rate in config.rates}
 
 
 def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | None) -> nn.Sequential:
@@ -219,23 +201,22 @@ def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | Non
     return STARTS[name].build([split.train.x.shape[1], *config.hidden, split.classes], stack, seed)
 
 
-def _fine_tuned(
-    config: Config, labels: int, rate: str, networks: list[nn.Sequential], seeds: tuple[int, ...]
-) -> list[History]:
-    """The histories of the seeds' networks, which are one, or all at once."""
-    split = loaded(config.data, config.root, labels, seeds[0])
+def _fine_tuned(config: Config, labels: int, rate: str, network: nn.Sequential, seed: int) -> History:
+    split = loaded(config.data, config.root, labels, seed)
     body, head = rates_of(rate)
     size, epochs = budget(len(split.train.labelled.x), config)
-    settings = {"epochs": epochs, "batch_size": size, "learning_rate": body, "head_learning_rate": head}
-    if len(seeds) > 1:
-        return _together(config.data, config.root, labels, seeds, config.device).tuned(networks, **settings, seed=0)
-    rows = {"validation": split.validation, "device": config.device, "progress": False, "seed": seeds[0]}
-    return [finetune(networks[0], *split.train.labelled, **settings, **rows)]
-
-
-@lru_cache(maxsize=1)
-def _together(data: str, root: str | None, labels: int, seeds: tuple[int, ...], device: str) -> Together:
-    return Together([loaded(data, root, labels, seed) for seed in seeds], choose_device(device))
+    return finetune(
+        network,
+        *split.train.labelled,
+        epochs=epochs,
+        batch_size=size,
+        learning_rate=body,
+        head_learning_rate=head,
+        validation=split.validation,
+        device=config.device,
+        progress=False,
+        seed=seed,
+    )
 
 
 def budget(rows: int, config: Config) -> tuple[int, int]:

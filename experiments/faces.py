@@ -235,13 +235,6 @@ FACES: dict[str, Face] = {
     ),
     "predict": Face(network, lambda subject, **given: dbn.predict(**given), {"model": ITSELF, "x": NETWORK_ROWS},
                     also=("labels",)),
-    "SideBySide": Face(
-        nothing,
-        _only(dbn.SideBySide),
-        {"networks": one_of([[nn.Sequential(nn.Linear(2, 2))] * 2, (nn.Sequential(nn.Linear(3, 1), nn.ReLU()),)],
-                            [[], [nn.Linear(2, 2)], [nn.Sequential(nn.Conv1d(1, 1, 1))], [None, 3],
-                             [nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2))]])},
-    ),
     "matrix_products": Face(nothing, _entered, {"kind": words_of("float32", "tf32")}),
     "exact_log_partition": Face(machine, _only(dbn.exact_log_partition), {"rbm": ITSELF}),
     "ais": Face(machine, _only(_tiny_ais), {"rbm": ITSELF}, {"chains": COUNT, **ANNEALING}),
