@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plots, reverse_ais, train
 from dbn.arguments import choose_device
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)

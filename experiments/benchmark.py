@@ -26,14 +26,14 @@ from torch import Tensor
 
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise
 from dbn.arguments import choose_device
-from experiments.command_line import option, parse
 from experiments.device_benchmark import ON_GPU, Sizes
 from experiments.growth import draw, growth
 from experiments.peers import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours
 from experiments.rbms_peer import annealing as rbms_annealing
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import perceptron
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.initialisations import perceptron
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import aligned
 from experiments.time_to_likelihood import Race, race
 from experiments.timing import Row, Work, learning, paired, products, repeated, skipped
 

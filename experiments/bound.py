@@ -17,9 +17,9 @@ from torch import Tensor
 from dbn import DBN, PCD, RBM, bracket, datasets, log_likelihood, lower_bound, train
 from dbn.arguments import choose_device
 from dbn.schedules import linear
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from tqdm import tqdm
 from dbn import DBN, distributed, evaluate, finetune, plots
 from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.history import History
-from experiments.command_line import check_several, option, parse
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, claim, environment, kept, launch, write_json
-from experiments.signals import layer_names, seeded_rows, spreads
-from experiments.starts import STARTS, pretrained
-from experiments.study import check_labels, loaded
-from experiments.tables import conclusion, labelled, table
-from experiments.tuning import batch_size
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import check_labels, loaded
+from experiments.study.initialisations import STARTS, pretrained
+from experiments.study.records import as_dict, claim, environment, kept, launch, write_json
+from experiments.study.signal_propagation import layer_names, seeded_rows, spreads
+from experiments.study.tables import conclusion, labelled, table
+from experiments.study.tuning import batch_size
 
 Trial = tuple[nn.Sequential, History]
 

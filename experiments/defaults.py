@@ -31,9 +31,9 @@ from dbn import (
     log_likelihood,
     train,
 )
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.tables import aligned
 
 _ENUMERABLE = 14
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {"CD-1": lambda: CD(1), "PCD": lambda: PCD(100)}

@@ -1,7 +1,7 @@
 """How deep does each start still train? One to six layers of sigmoid, tanh and ReLU units, by plain gradient descent.
 
 Every network has the same few updates of plain stochastic gradient descent, without momentum, as in the papers that
-asked first, 1,500 by default; its rate is chosen on validation from one list, as `experiments.cells` says. A stack of
+asked first, 1,500 by default; its rate is chosen on validation from one list, as `study.trial` says. A stack of
 as many layers as the deepest network has is pretrained once a seed and activation, and shallower networks start from
 its lower layers: Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the
 gradient is in each layer of the deepest networks before any training.
@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from dbn import plots
 from dbn.arguments import whole_number
-from experiments.cells import Arm, Cell, arm_of
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.signals import seeded_rows, spreads
-from experiments.starts import KNOWN
-from experiments.study import FREE, Study, begin
-from experiments.tables import aligned
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import FREE, Study, begin
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.signal_propagation import seeded_rows, spreads
+from experiments.study.tables import aligned
+from experiments.study.trial import Arm, Cell, arm_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
 """How far does dropout carry, with and without a pretrained start? All labels, and the same budget for every start.
 
-Each start is tuned twice as `experiments.cells` says, among the settings without dropout and among those with it, some
+Each start is tuned twice as `study.trial` says, among the settings without dropout and among those with it, some
 of which bound the norm of what leads into a unit. The chosen networks are trained once more with the validation rows,
 for all epochs, unless --no-refit.
 
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dbn import plots
-from experiments.cells import Arm, Cell, arm_of
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import KNOWN
-from experiments.study import Study, begin, shares_test_rows
-from experiments.tables import conclusion, table
-from experiments.tuning import setting_of
+from experiments.study.command_line import option, parse
+from experiments.study.config import Study, begin, shares_test_rows
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import conclusion, table
+from experiments.study.trial import Arm, Cell, arm_of
+from experiments.study.tuning import setting_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ class Config(Study):
             *(f"{rates} {_DROPOUT} norm 4" for rates in ("1e-3", "3e-3")),
             *(f"{rate} momentum 0.95 {_DROPOUT} norm 4" for rate in ("0.03", "0.1")),
         ),
-        "settings to choose from, as experiments.tuning says",
+        "settings to choose from, as study.tuning says",
     )
     first: int = option(1, "seeds that every setting is tried with")
     kept: int = option(1, "settings that are tried with all seeds")

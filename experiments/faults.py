@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import option, parse
 from experiments.damage import damaged_files
 from experiments.kill_matrix import killed_everywhere
 from experiments.limits import diverging, full_disk, larger_than_memory
 from experiments.ranks import killed_ranks
-from experiments.records import as_dict, environment, launch, write_json
+from experiments.study.command_line import option, parse
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import aligned
 from experiments.survival import killed_runs
-from experiments.tables import aligned
 
 
 @dataclass(frozen=True)

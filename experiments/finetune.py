@@ -17,9 +17,9 @@ from torch import nn
 from dbn import DBN, History, datasets, distributed, evaluate, finetune, predict
 from dbn.arguments import choose_device
 from dbn.datasets import DataSplit
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import STARTS
+from experiments.study.command_line import option, parse
+from experiments.study.initialisations import STARTS
+from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,12 @@ from tqdm import tqdm
 import dbn
 from dbn import DivergenceError, EarlyStopping, Evaluation, History, datasets
 from dbn.datasets import DataSplit
-from experiments.command_line import option, parse
 from experiments.draw import Draw, Given
 from experiments.faces import FACES, Face
-from experiments.records import as_dict, environment, launch, write_json
+from experiments.study.command_line import option, parse
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import aligned
 from experiments.subjects import surroundings, words_for
-from experiments.tables import aligned
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How much is pretraining worth, by number of labels? Test error of every start, each tuned alike.
 
-Each cell, a start in an architecture with a number of labels, is tuned as `experiments.cells` says. With more labels
+Each cell, a start in an architecture with a number of labels, is tuned as `study.trial` says. With more labels
 than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit N,
 networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
 and the test errors are theirs: for N epochs, or for --epochs where those are better on validation for the first seeds.
@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from dbn import plots
 from dbn.arguments import whole_number
-from experiments.cells import Arm, Cell, arm_of
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.starts import KNOWN
-from experiments.study import Study, begin, shares_test_rows, split_of
-from experiments.tables import aligned, best_baseline, conclusion, labelled, table
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import Study, begin, shares_test_rows, split_of
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.tables import aligned, best_baseline, conclusion, labelled, table
+from experiments.study.trial import Arm, Cell, arm_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

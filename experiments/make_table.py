@@ -13,7 +13,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.records import launch
+from experiments.study.records import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -12,9 +12,9 @@ from torch import Tensor
 from dbn import DBN, History, datasets, distributed, plots
 from dbn.arguments import choose_device
 from dbn.history import Record
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import visible_units
+from experiments.study.command_line import option, parse
+from experiments.study.initialisations import visible_units
+from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ import torch
 
 from dbn import CD, RBM, distributed, plots
 from dbn.arguments import whole_number
-from experiments.command_line import option, parse
 from experiments.processes import Processes
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.tables import aligned
 from experiments.timing import Row, learning, seconds
 
 VISIBLE = 784

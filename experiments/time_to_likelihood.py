@@ -23,8 +23,8 @@ from torch import Tensor
 
 from dbn import PCD, RBM, Bernoulli, Categorical, datasets, exact_log_partition, log_likelihood, train
 from experiments import rbms_peer
-from experiments.command_line import check_several, option
 from experiments.peers import PeerError, guarded, machine
+from experiments.study.command_line import check_several, option
 from experiments.timing import Row, skipped
 
 _CHUNK = 2**14  # hidden states in memory at once

@@ -20,12 +20,12 @@ from experiments import (
     pretrain,
     time_to_likelihood,
 )
-from experiments.command_line import parse
 from experiments.growth import leaving
-from experiments.records import launch, mean_sd, paired_interval
-from experiments.signals import spreads
-from experiments.starts import STARTS
-from experiments.tables import conclusion, labelled, table
+from experiments.study.command_line import parse
+from experiments.study.initialisations import STARTS
+from experiments.study.records import launch, mean_sd, paired_interval
+from experiments.study.signal_propagation import spreads
+from experiments.study.tables import conclusion, labelled, table
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 

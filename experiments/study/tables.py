@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.records import mean_sd, paired_interval
-from experiments.starts import KNOWN
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import mean_sd, paired_interval
 
 _FROM_STACK = {start.label for start in KNOWN.values() if start.from_stack}
 _PRETRAINED = {start.label for start in KNOWN.values() if start.scheme == "as pretrained"}

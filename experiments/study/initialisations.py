@@ -12,7 +12,7 @@ from torch import nn
 from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, Spin, Unit, initialise
 from dbn.datasets import DataSplit
 from dbn.mlp import classifier
-from experiments.records import environment, read_json, write_json
+from experiments.study.records import environment, read_json, write_json
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 

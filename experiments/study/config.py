@@ -8,10 +8,10 @@ from pathlib import Path
 from dbn import datasets, distributed
 from dbn.arguments import choose_device, finite_number, whole_number
 from dbn.datasets import DataSplit
-from experiments.command_line import check_several, option
-from experiments.records import claim
-from experiments.starts import KNOWN
-from experiments.tuning import setting_of
+from experiments.study.command_line import check_several, option
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import claim
+from experiments.study.tuning import setting_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Study:
     sparsity_cost: float = option(1.0, "how hard")
     epochs: int = option(15, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
     updates: int = option(100, "least updates an epoch: its rows are repeated where labels are few")
-    settings: tuple[str, ...] = option(("1e-3", "1e-3/1e-2"), "settings to choose from, as experiments.tuning says")
+    settings: tuple[str, ...] = option(("1e-3", "1e-3/1e-2"), "settings to choose from, as study.tuning says")
     first: int = option(2, "seeds that every setting is tried with")
     kept: int = option(2, "settings that are tried with all seeds")
     device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")

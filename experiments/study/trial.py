@@ -24,10 +24,10 @@ from dbn.arguments import choose_device
 from dbn.checkpoint import load, save
 from dbn.datasets import DataSplit, Samples
 from dbn.schedules import linear
-from experiments.records import environment, read_json, write_json
-from experiments.starts import KNOWN, pretrained
-from experiments.study import Study, sizes_of, split_of
-from experiments.tuning import batch_size, file_name, narrowed, setting_of, tuned
+from experiments.study.config import Study, sizes_of, split_of
+from experiments.study.initialisations import KNOWN, pretrained
+from experiments.study.records import environment, read_json, write_json
+from experiments.study.tuning import batch_size, file_name, narrowed, setting_of, tuned
 
 Arm = dict[str, Any]
 
