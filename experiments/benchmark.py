@@ -26,16 +26,16 @@ from torch import Tensor
 
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise
 from dbn.arguments import choose_device
-from experiments.device_benchmark import ON_GPU, Sizes
-from experiments.growth import draw, growth
-from experiments.peers import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours
-from experiments.rbms_peer import annealing as rbms_annealing
+from experiments.benchmarking.device_benchmark import ON_GPU, Sizes
+from experiments.benchmarking.other_libraries import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours
+from experiments.benchmarking.rbms_library import annealing as rbms_annealing
+from experiments.benchmarking.step_cost import draw, growth
+from experiments.benchmarking.time_to_likelihood import Race, race
+from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated, skipped
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import perceptron
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
-from experiments.time_to_likelihood import Race, race
-from experiments.timing import Row, Work, learning, paired, products, repeated, skipped
 
 PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth", "likelihood")
 
@@ -299,8 +299,8 @@ def throughput(config: Config, device: torch.device) -> list[Row]:
 _MEMORY = """
 import sys, torch
 from dbn import DBN
-from experiments.memory import forget_peak, peak_bytes
-from experiments.peers import PEERS
+from experiments.benchmarking.memory import forget_peak, peak_bytes
+from experiments.benchmarking.other_libraries import PEERS
 name, rows, hidden = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ours = lambda x, hidden: lambda: DBN([784, hidden], seed=0).pretrain(x, epochs=1, progress=False, seed=0)
 fit = {"dbn": ours, **PEERS}[name]

@@ -32,11 +32,11 @@ from dbn import (
 )
 from dbn.arguments import choose_device
 from dbn.schedules import linear
+from experiments.benchmarking.timing import Work, learning, seconds
 from experiments.pretrain import image_shape
 from experiments.study.command_line import option, parse
 from experiments.study.records import as_dict, environment, kept, launch, mean_sd, write_json
 from experiments.study.tables import aligned
-from experiments.timing import Work, learning, seconds
 
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dbn import DBN, RBM, DivergenceError, Gaussian, datasets, train
-from experiments.memory import peak_bytes
+from experiments.benchmarking.memory import peak_bytes
 
 _MB = 2**20
 

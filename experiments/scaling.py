@@ -22,11 +22,11 @@ import torch
 
 from dbn import CD, RBM, distributed, plots
 from dbn.arguments import whole_number
-from experiments.processes import Processes
+from experiments.benchmarking.rank_pool import Processes
+from experiments.benchmarking.timing import Row, learning, seconds
 from experiments.study.command_line import option, parse
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
-from experiments.timing import Row, learning, seconds
 
 VISIBLE = 784
 

@@ -10,7 +10,7 @@ import dbn.recording
 import dbn.training.steps
 from dbn.arguments import choose_device
 from dbn.likelihood import annealing
-from experiments.processes import Processes
+from experiments.benchmarking.rank_pool import Processes
 from tests import recorder
 
 

@@ -8,19 +8,9 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import (
-    annealing,
-    benchmark,
-    bound,
-    compare,
-    defaults,
-    faults,
-    finetune,
-    likelihood,
-    pretrain,
-    time_to_likelihood,
-)
-from experiments.growth import leaving
+from experiments import annealing, benchmark, bound, compare, defaults, faults, finetune, likelihood, pretrain
+from experiments.benchmarking import time_to_likelihood
+from experiments.benchmarking.step_cost import leaving
 from experiments.study.command_line import parse
 from experiments.study.initialisations import STARTS
 from experiments.study.records import launch, mean_sd, paired_interval

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import ToTensor
 
 from dbn import RBM, Unit, ais, log_likelihood, train
-from experiments import rbms_peer
+from experiments.benchmarking import rbms_library
 
 BATCH = 100
 RATE = 0.1
@@ -121,10 +121,10 @@ def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
 
 def rbms(x: Tensor, hidden: int) -> Fit:
     """rbms 0.6, centred CD-1 by its own loop, with the archive that the loop writes at its end."""
-    rbms_peer.installed()
+    rbms_library.installed()
 
     def fit() -> RBM:
-        model = rbms_peer.epoch(_start(x, hidden), x, batch=BATCH, learning_rate=RATE)
+        model = rbms_library.epoch(_start(x, hidden), x, batch=BATCH, learning_rate=RATE)
         return machine(model.weight_matrix, model.vbias, model.hbias)
 
     return fit

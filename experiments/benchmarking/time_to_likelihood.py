@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from dbn import PCD, RBM, Bernoulli, Categorical, datasets, exact_log_partition, log_likelihood, train
-from experiments import rbms_peer
-from experiments.peers import PeerError, guarded, machine
+from experiments.benchmarking import rbms_library
+from experiments.benchmarking.other_libraries import PeerError, guarded, machine
+from experiments.benchmarking.timing import Row, skipped
 from experiments.study.command_line import check_several, option
-from experiments.timing import Row, skipped
 
 _CHUNK = 2**14  # hidden states in memory at once
 OF = "CPU seconds of theirs / ours to the same exact likelihood"
@@ -117,15 +117,15 @@ class Rbms:
         noise = units.sample(start.visible_bias.detach().expand(task.chains, -1), generator=_generator())
         model: Any
         if isinstance(units, Categorical):
-            model = rbms_peer.potts(start, units.classes)
-            rows, noise = (rbms_peer.codes(part, units.classes) for part in (task.x, noise))
+            model = rbms_library.potts(start, units.classes)
+            rows, noise = (rbms_library.codes(part, units.classes) for part in (task.x, noise))
         else:
-            model, rows = rbms_peer.binary(start.weight, start.visible_bias, start.hidden_bias), task.x
-        self.training = rbms_peer.Training(
+            model, rows = rbms_library.binary(start.weight, start.visible_bias, start.hidden_bias), task.x
+        self.training = rbms_library.Training(
             model,
             rows,
             "categorical" if isinstance(units, Categorical) else "bernoulli",
-            rbms_peer.persistent(noise, task.steps),
+            rbms_library.persistent(noise, task.steps),
             batch=task.batch,
             learning_rate=task.learning_rate,
             centred=task.centred,
@@ -143,7 +143,7 @@ class Rbms:
 
 
 #: Other implementations by name, each with what is installed of it: an ImportError if nothing is that fits.
-TRAINERS: dict[str, tuple[Callable[[], str], Callable[[Task], Trainer]]] = {"rbms": (rbms_peer.installed, Rbms)}
+TRAINERS: dict[str, tuple[Callable[[], str], Callable[[Task], Trainer]]] = {"rbms": (rbms_library.installed, Rbms)}
 
 
 def race(config: Race, device: torch.device) -> Iterator[Row]:

@@ -21,10 +21,10 @@ from dbn import CD, DBN, RBM, ais, datasets, finetune, matrix_products
 from dbn.datasets.named import SOURCES
 from dbn.products import Products
 from experiments import compare
-from experiments.peers import PeerError, guarded, learnergy, nats, ours, rbms
+from experiments.benchmarking.other_libraries import PeerError, guarded, learnergy, nats, ours, rbms
+from experiments.benchmarking.timing import Row, learning, paired, products, repeated, seconds, skipped
 from experiments.study.command_line import option, parse
 from experiments.study.records import mean_sd
-from experiments.timing import Row, learning, paired, products, repeated, seconds, skipped
 
 PRODUCTS: tuple[Products, ...] = ("tf32", "float32")
 HINTON = "hinton_2006_pretrain_seconds"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dbn import CD, DBN, RBM, plots
-from experiments.timing import Row, Work, learning, paired, products, repeated
+from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated
 
 #: Learning leaves the floor where it takes this many times as long as its products.
 LEAVES = 1.5
