@@ -34,7 +34,7 @@ from experiments.benchmarking.time_to_likelihood import Race, race
 from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated, skipped
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import perceptron
-from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.records import ROOT, as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
 PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth", "likelihood")
@@ -319,7 +319,7 @@ def memory(config: Config, device: torch.device) -> list[Row]:
     rows = []
     for name in ("dbn", *PEERS):
         command = [sys.executable, "-c", _MEMORY, name, str(3 * config.rows), str(config.hidden[0])]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         row = {"what": f"peak memory, {name}, 784→{config.hidden[0]}", "of": "peak / data and parameters"}
         if run.returncode:
             rows.append(row | {"of": "skipped", "reason": run.stderr.strip().splitlines()[-1]})

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.damage import damaged_files
-from experiments.kill_matrix import killed_everywhere
-from experiments.limits import diverging, full_disk, larger_than_memory
-from experiments.ranks import killed_ranks
+from experiments.fault_injection.corrupt_checkpoints import damaged_files
+from experiments.fault_injection.kill_and_resume import killed_runs
+from experiments.fault_injection.kill_matrix import killed_everywhere
+from experiments.fault_injection.kill_rank import killed_ranks
+from experiments.fault_injection.resource_limits import diverging, full_disk, larger_than_memory
 from experiments.study.command_line import option, parse
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
-from experiments.survival import killed_runs
 
 
 @dataclass(frozen=True)

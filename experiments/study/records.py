@@ -20,6 +20,9 @@ from dbn import DivergenceError, distributed
 from dbn.arguments import choose_device
 from dbn.datasets import NAMES
 
+#: The folder that `experiments` lies in, where other processes are started.
+ROOT = Path(__file__).parents[2]
+
 _FORMAT = 1  # of what a folder holds, to be raised when finished arms or runs could no longer be read
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -137,7 +140,7 @@ def _commit() -> str:
             ["git", "describe", "--always", "--dirty"],
             capture_output=True,
             text=True,
-            cwd=Path(__file__).parent,
+            cwd=ROOT,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):

@@ -88,7 +88,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 def _process(folder: Path, result: Path) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.survival"])  # torch is imported once, not once a run
+    context.set_forkserver_preload([__name__])  # torch is imported once, not once a run
     process = context.Process(target=work, args=(folder, result))
     process.start()
     return process

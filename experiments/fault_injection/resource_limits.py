@@ -14,6 +14,7 @@ import torch
 
 from dbn import DBN, RBM, DivergenceError, Gaussian, datasets, train
 from experiments.benchmarking.memory import peak_bytes
+from experiments.study.records import ROOT
 
 _MB = 2**20
 
@@ -121,14 +122,14 @@ def _error(rbm: RBM, x: torch.Tensor) -> float:
     return float((rbm.reconstruct(x) - x).square().sum(1).mean())
 
 
-_CALL = "import json, sys; from experiments import limits; a = json.loads(sys.argv[1]); "
-_CALL += "print(json.dumps(getattr(limits, a[0])(*a[1:])))"
+_CALL = f"import json, sys, {__name__} as module; a = json.loads(sys.argv[1]); "
+_CALL += "print(json.dumps(getattr(module, a[0])(*a[1:])))"
 
 
 def _in_process(function: str, *arguments: Any) -> dict[str, Any]:
     """What a function of this module returns in a fresh process of its own."""
     command = [sys.executable, "-c", _CALL, json.dumps([function, *arguments])]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if run.returncode:
         raise RuntimeError(f"{function} ended with {run.returncode}: {run.stderr}")
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dbn import DBN, RBM, checkpoint, train
-from experiments.survival import states_equal
+from experiments.fault_injection.kill_and_resume import states_equal
 
 RAN: list[str] = []
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from dbn import distributed
-from experiments.survival import equal, newest, work
+from experiments.fault_injection.kill_and_resume import equal, newest, work
 
 _STAGES = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+_MODULE = "experiments.fault_injection.kill_rank"
 _PATIENCE = 120  # seconds that a run may take
 
 
@@ -40,9 +41,9 @@ def killed_ranks(kills: int, out: Path) -> list[dict[str, Any]]:
 
 
 def start(folder: Path, result: Path) -> "subprocess.Popen[str]":
-    """Two processes under torchrun that do `survival.work`, and are started anew when one of them dies."""
+    """Two processes under torchrun that do `kill_and_resume.work`, and are started anew when one of them dies."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "3", "-m", "experiments.ranks", str(folder), str(result)]
+    command = [*torchrun, "--max-restarts", "3", "-m", _MODULE, str(folder), str(result)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
