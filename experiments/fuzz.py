@@ -36,12 +36,12 @@ from tqdm import tqdm
 import dbn
 from dbn import DivergenceError, EarlyStopping, Evaluation, History, datasets
 from dbn.datasets import DataSplit
-from experiments.draw import Draw, Given
-from experiments.faces import FACES, Face
+from experiments.fuzzing.draw import Draw, Given
+from experiments.fuzzing.public_api import FACES, Face
+from experiments.fuzzing.subjects import surroundings, words_for
 from experiments.study.command_line import option, parse
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
-from experiments.subjects import surroundings, words_for
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ _APART = re.compile(
     r"few digits|no energy|normalisable|infinitely many|both given|validation|binarise|neither a score|transposed"
 )
 _HOUSE = str(Path(dbn.__file__).parent)
-_OWN = [str(Path(__file__).with_name(name)) for name in ("holders.py", "loaders.py")]
+_OWN = [str(Path(__file__).with_name("fuzzing") / name) for name in ("holders.py", "loaders.py")]
 _LOADING = str(Path(torch.utils.data.__file__).parent)
 
 

@@ -8,12 +8,13 @@ from torch import nn
 
 from dbn import CD, DBN, RBM, Bernoulli, evaluate, exact_log_partition, finetune, predict, train
 from dbn.likelihood.enumeration import log_partition_over
-from experiments import fuzz, loaders
-from experiments.draw import Draw
-from experiments.faces import Face
-from experiments.kinds import VISIBLE
-from experiments.own_units import Curved, Renamed, Shifted, Ternary
-from experiments.subjects import UNITS, machine, surroundings
+from experiments import fuzz
+from experiments.fuzzing import loaders
+from experiments.fuzzing.arguments import VISIBLE
+from experiments.fuzzing.draw import Draw
+from experiments.fuzzing.own_units import Curved, Renamed, Shifted, Ternary
+from experiments.fuzzing.public_api import Face
+from experiments.fuzzing.subjects import UNITS, machine, surroundings
 
 X, Y = (torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float(), torch.arange(12) % 3
 OWN = [Ternary(3), Curved(2), Shifted(2), Renamed(3)]

@@ -36,9 +36,9 @@ from dbn import (
     train,
 )
 from experiments import fuzz
-from experiments.faces import Face
-from experiments.kinds import VISIBLE, one_of
-from experiments.subjects import machine, nothing
+from experiments.fuzzing.arguments import VISIBLE, one_of
+from experiments.fuzzing.public_api import Face
+from experiments.fuzzing.subjects import machine, nothing
 
 FEW = settings(deadline=None, max_examples=20, derandomize=True)
 WIDTH = 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from experiments.draw import LARGE, Draw, Given
+from experiments.fuzzing.draw import LARGE, Draw, Given
 
 Holder = Callable[[Draw, np.ndarray[Any, Any]], Given]
 

@@ -19,11 +19,11 @@ from dbn import (
     Unit,
     schedules,
 )
-from experiments.draw import ROWS, Draw, Given
-from experiments.files import strange_file
-from experiments.loaders import plain_loader
-from experiments.strange import described, plain_rows, strange_number, strange_rows
-from experiments.subjects import UNITS
+from experiments.fuzzing.draw import ROWS, Draw, Given
+from experiments.fuzzing.invalid_files import strange_file
+from experiments.fuzzing.invalid_inputs import described, plain_rows, strange_number, strange_rows
+from experiments.fuzzing.loaders import plain_loader
+from experiments.fuzzing.subjects import UNITS
 
 Maker = Callable[[Draw, Any], Given]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.draw import Draw, Given
+from experiments.fuzzing.draw import Draw, Given
 
 _ROWS = 30
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from dbn.units import Unit
-from experiments.draw import LARGE, ROWS, Draw, Given
-from experiments.holders import HOLDERS
-from experiments.loaders import ODD_LOADERS
+from experiments.fuzzing.draw import LARGE, ROWS, Draw, Given
+from experiments.fuzzing.holders import HOLDERS
+from experiments.fuzzing.loaders import ODD_LOADERS
 
 _ALL = HOLDERS | ODD_LOADERS
 

@@ -21,8 +21,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from experiments.draw import Draw, Given
-from experiments.holders import Holder, Rows, Stream, broken, labelled, of_items
+from experiments.fuzzing.draw import Draw, Given
+from experiments.fuzzing.holders import Holder, Rows, Stream, broken, labelled, of_items
 
 _BATCH = 5
 

@@ -26,8 +26,7 @@ from dbn import (
     datasets,
     schedules,
 )
-from experiments.draw import Draw
-from experiments.kinds import (
+from experiments.fuzzing.arguments import (
     ANNEALING,
     BOTTOM,
     BOTTOM_DATA,
@@ -64,7 +63,8 @@ from experiments.kinds import (
     strange_pair,
     words_of,
 )
-from experiments.subjects import machine, network, nothing, stack
+from experiments.fuzzing.draw import Draw
+from experiments.fuzzing.subjects import machine, network, nothing, stack
 
 
 class Face(NamedTuple):

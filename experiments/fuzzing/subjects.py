@@ -9,8 +9,8 @@ from torch import nn
 
 import dbn
 from dbn import DBN, RBM, Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
-from experiments.draw import Draw
-from experiments.own_units import Curved, Renamed, Shifted, Ternary
+from experiments.fuzzing.draw import Draw
+from experiments.fuzzing.own_units import Curved, Renamed, Shifted, Ternary
 
 Model = TypeVar("Model", bound=nn.Module)
 
