@@ -9,7 +9,8 @@ from torch import nn
 
 from dbn import DBN, DivergenceError, datasets
 from dbn.datasets import Samples
-from experiments import depth, dropout, labels, make_table
+from experiments import depth, dropout, labels
+from experiments.data import make_table
 from experiments.study import trial
 from experiments.study.initialisations import HIDDEN_UNITS, KNOWN, perceptron
 from experiments.study.tuning import narrowed, setting_of, tuned

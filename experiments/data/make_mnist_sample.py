@@ -4,7 +4,7 @@ The training images are drawn from MNIST's 60,000 and the test images from its 1
 is ever trained on. Pixels stay uint8, unaltered. The same command writes the same bytes. MNIST is by Yann LeCun,
 Corinna Cortes and Christopher Burges, under CC BY-SA 3.0, and so is this sample of it.
 
-    python -m experiments.make_mnist_sample --root FOLDER
+    python -m experiments.data.make_mnist_sample --root FOLDER
 """
 
 import argparse

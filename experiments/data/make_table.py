@@ -2,7 +2,7 @@
 
 Thirty real columns measured on 569 images of cell nuclei, benign or malignant. Needs scikit-learn, and no network.
 
-    python -m experiments.make_table runs/breast.csv && python -m experiments.compare --data runs/breast.csv
+    python -m experiments.data.make_table runs/breast.csv && python -m experiments.compare --data runs/breast.csv
 
 Source: W. Wolberg, O. Mangasarian, N. Street, W. Street (1995), Breast cancer Wisconsin (diagnostic), UCI machine
 learning repository, CC BY 4.0.
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     from sklearn.datasets import load_breast_cancer
 
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.make_table",
+        prog="python -m experiments.data.make_table",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
