@@ -50,7 +50,6 @@ from experiments.fuzzing.arguments import (
     RATE,
     SAVES,
     SCHEDULE,
-    SEED,
     STEPS,
     TOP,
     UNIT,
@@ -247,7 +246,8 @@ FACES: dict[str, Face] = {
     "pseudo_log_likelihood": Face(machine, _only(dbn.pseudo_log_likelihood), {"rbm": ITSELF, "x": VISIBLE},
                                   {"variables": one_of([1, 2, None], huge=True), **DRAWS}),
     "score_by_ais": Face(machine, lambda subject, **given: _scored(subject=subject, **given), {"held_back": VISIBLE},
-                         {"chains": COUNT, "temperatures": COUNT, "seed": SEED}, also=("x", "rbm")),
+                         {"chains": COUNT, "temperatures": COUNT, "seed": one_of([0, 7], huge=True)},
+                         also=("x", "rbm")),
     "lower_bound": Face(stack, _only(dbn.lower_bound), {"stack": ITSELF, "x": BOTTOM, "log_partition": LOG_Z},
                         {"samples": COUNT, **DRAWS}),
     "datasets.load": Face(
