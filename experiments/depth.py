@@ -14,10 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from dbn import plots
 from dbn.arguments import whole_number
@@ -25,9 +22,10 @@ from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import FREE, Study, begin
 from experiments.study.initialisations import KNOWN
 from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.study.signal_propagation import seeded_rows, spreads
+from experiments.study.signal_propagation import signal_of
 from experiments.study.tables import aligned
-from experiments.study.trial import Arm, Cell, arm_of
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arms_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +38,6 @@ _STARTS = tuple(f"{scheme}-{activation}" for activation in ("sigmoid", "tanh", "
 class Config(Study):
     """What to compare, on what, and the budget that every start has."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
     width: int = option(500, "units of every hidden layer")
     labels: int | None = option(1000, "labelled training rows")
     depths: tuple[int, ...] = option((1, 2, 3, 4, 5, 6), "numbers of hidden layers")
@@ -81,32 +78,19 @@ PRESETS = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `depth.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    out = Path(config.out or f"runs/depth-{preset}")
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
     begin(config, out, [config.labels], (*FREE, "depths"))
     plan = [
-        Cell(config, out, start, architecture, config.labels, config.settings, config.kept)
+        Trial(config, out, start, architecture, config.labels, config.settings, config.kept)
         for start in config.starts
         for architecture in config.architectures
     ]
-    arms = []
-    with tqdm(plan, desc="depth", unit="arm", dynamic_ncols=True) as bar:
-        for cell in bar:
-            bar.set_postfix_str(f"{cell.start} {len(cell.hidden)} layers")
-            arms.append(arm_of(cell) | {"depth": len(cell.hidden)})
-    deepest = [cell for cell in plan if cell.architecture == config.architectures[-1]]
-    return report(config, arms, [signal_of(cell) for cell in deepest], out)
-
-
-def signal_of(cell: Cell) -> dict[str, Any]:
-    """The spread of activations and of gradients in every layer before training, a mean over seeds."""
-    found = []
-    for seed in range(cell.study.seeds):
-        rows = seeded_rows(*cell.split(seed).train.labelled, count=500, seed=seed)
-        found.append(spreads(cell.network(cell.settings[0], seed).eval(), *rows))
-    forwards, backwards = ([fmean(layer) for layer in zip(*part, strict=True)] for part in zip(*found, strict=True))
-    start = KNOWN[cell.start]
-    return {"start": start.label, "activation": start.activation, "activations": forwards, "gradients": backwards}
+    arms = [
+        arm | {"depth": len(trial.hidden)} for arm, trial in zip(arms_of(plan, len(plan), "depth"), plan, strict=True)
+    ]
+    deepest = [trial for trial in plan if trial.architecture == config.architectures[-1]]
+    return report(config, arms, [signal_of(trial, config.seeds) for trial in deepest], out)
 
 
 def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> dict[str, Any]:

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from dbn import plots
 from experiments.study.command_line import option, parse
 from experiments.study.config import Study, begin, shares_test_rows
 from experiments.study.initialisations import KNOWN
 from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.setting import setting_of
 from experiments.study.tables import conclusion, table
-from experiments.study.trial import Arm, Cell, arm_of
-from experiments.study.tuning import setting_of
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arms_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +49,7 @@ class Config(Study):
             *(f"{rates} {_DROPOUT} norm 4" for rates in ("1e-3", "3e-3")),
             *(f"{rate} momentum 0.95 {_DROPOUT} norm 4" for rate in ("0.03", "0.1")),
         ),
-        "settings to choose from, as study.tuning says",
+        "settings to choose from, as study.setting says",
     )
     first: int = option(1, "seeds that every setting is tried with")
     kept: int = option(1, "settings that are tried with all seeds")
@@ -58,8 +57,9 @@ class Config(Study):
 
 
 PRESETS = {
-    "whole": Config(),
+    "whole": Config(data="mnist"),
     "cpu": Config(
+        data="mnist",
         starts=("dbn", "he"),
         pretrain_epochs=10,
         epochs=15,
@@ -67,7 +67,6 @@ PRESETS = {
         refit=False,
     ),
     "tiny": Config(
-        data="mnist-sample",
         architectures=("16",),
         starts=("dbn", "he"),
         seeds=2,
@@ -81,21 +80,18 @@ PRESETS = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `dropout.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    out = Path(config.out or f"runs/dropout-{preset}")
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
     begin(config, out, [None])
     refit = config.epochs if config.refit else None
     plan = [
-        (group, Cell(config, out, start, architecture, None, settings, config.kept, group.split()[0], refit))
+        (group, Trial(config, out, start, architecture, None, settings, config.kept, group.split()[0], refit))
         for architecture in config.architectures
         for group, settings in _grouped(config.settings).items()
         for start in config.starts
     ]
-    arms = []
-    with tqdm(plan, desc="dropout", unit="arm", dynamic_ncols=True) as bar:
-        for group, cell in bar:
-            bar.set_postfix_str(f"{cell.start} {group}")
-            arms.append(arm_of(cell) | {"group": group})
+    found = arms_of((trial for _, trial in plan), len(plan), "dropout")
+    arms = [arm | {"group": group} for arm, (group, _) in zip(found, plan, strict=True)]
     return report(config, arms, out)
 
 

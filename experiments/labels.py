@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from dbn import plots
 from dbn.arguments import whole_number
 from experiments.study.command_line import check_several, option, parse
@@ -20,7 +18,8 @@ from experiments.study.config import Study, begin, shares_test_rows, split_of
 from experiments.study.initialisations import KNOWN
 from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.study.tables import aligned, best_baseline, conclusion, labelled, table
-from experiments.study.trial import Arm, Cell, arm_of
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arm_of, arms_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +53,7 @@ _SETTINGS = (
 
 PRESETS = {
     "mnist": Config(
+        data="mnist",
         settings=_SETTINGS,
         pretrain_epochs=20,
         pretrain_rate=0.1,
@@ -63,7 +63,6 @@ PRESETS = {
         first=1,
     ),
     "tiny": Config(
-        data="mnist-sample",
         labels=(50, 4167),
         architectures=("16", "12-8"),
         starts=("he", "dbn"),
@@ -81,8 +80,8 @@ PRESETS = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `results.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    out = Path(config.out or f"runs/labels-{preset}")
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
     if max(config.labels) > config.narrow:
         split_of(config, config.narrow, 0)
     begin(config, out, sorted(config.labels))
@@ -92,22 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for labels in sorted(config.labels)
         for start in config.starts
     ]
-    arms = []
-    with tqdm(plan, desc="labels", unit="arm", dynamic_ncols=True) as bar:
-        for one in bar:
-            bar.set_postfix_str(" ".join(map(str, one)))
-            arms.append(arm_of(_cell(config, out, *one)))
+    arms = arms_of((_trial(config, out, *one) for one in plan), len(plan), "labels")
     return report(config, arms, out)
 
 
-def _cell(config: Config, out: Path, start: str, architecture: str, labels: int) -> Cell:
-    """A cell with its list to choose from: that of the study, or what was best with fewer labels."""
+def _trial(config: Config, out: Path, start: str, architecture: str, labels: int) -> Trial:
+    """Make a trial with its settings to choose from: those of the study, or the best ones with fewer labels."""
     settings, kept = config.settings, config.kept
     if labels > config.narrow:
-        settings, kept = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"]), 1
-    cell = Cell(config, out, start, architecture, labels, settings, kept)
+        settings, kept = tuple(arm_of(_trial(config, out, start, architecture, config.narrow))["kept"]), 1
+    trial = Trial(config, out, start, architecture, labels, settings, kept)
     found, there = (len(split_of(config, count, 0).train.labelled.x) for count in (labels, None))
-    return replace(cell, refit=config.refit if found == there else None)
+    return replace(trial, refit=config.refit if found == there else None)
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:

@@ -60,7 +60,11 @@ def parse(
     given = vars(parser.parse_args(arguments))
     name = given.pop("preset")
     changed = {key: value for key, value in given.items() if value is not argparse.SUPPRESS}
-    return name, dataclasses.replace(presets[name], **changed)  # type: ignore[type-var]
+    config = dataclasses.replace(presets[name], **changed)  # type: ignore[type-var]
+    if getattr(config, "out", None) == "":
+        command = _module_of(example).removeprefix("experiments.")
+        config = dataclasses.replace(config, out=f"runs/{command}-{name}")  # type: ignore[type-var]
+    return name, config
 
 
 def _module_of(example: Any) -> str:
@@ -71,7 +75,7 @@ def _module_of(example: Any) -> str:
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any, default: Any) -> None:
     flag = f"--{field.name.replace('_', '-')}"
-    text = field.metadata["help"] + ("" if default is None else f" ({_shown(default)})")
+    text = field.metadata["help"] + ("" if default in (None, "") else f" ({_shown(default)})")
     kind = _plain(hint)
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)

@@ -21,7 +21,7 @@ HIDDEN_UNITS: dict[str, Callable[[int], Unit]] = {"relu": NoisyReLU, "sigmoid": 
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """A start: the activation of its network, and how the weights begin."""
 
     label: str
@@ -49,15 +49,15 @@ class Start:
 
 #: Names on the command line to the starts of `compare`; those from a stack are sigmoid networks because its units are.
 STARTS = {
-    "zeros": Start("zeros", "relu", "zeros"),
-    "constant": Start("constant 0.1", "relu", "constant", 0.1),
-    "normal-1": Start("normal σ=1", "relu", "normal", 1.0),
-    "normal-0.01": Start("normal σ=0.01", "relu", "normal", 0.01),
-    "xavier": Start("Xavier", "relu", "xavier_uniform"),
-    "he": Start("He", "relu", "he_normal"),
-    "xavier-sigmoid": Start("Xavier, sigmoid", "sigmoid", "xavier_uniform"),
-    "permuted": Start("DBN, permuted", "sigmoid", "permuted", from_stack=True),
-    "dbn": Start("DBN", "sigmoid", "as pretrained", from_stack=True),
+    "zeros": Initialisation("zeros", "relu", "zeros"),
+    "constant": Initialisation("constant 0.1", "relu", "constant", 0.1),
+    "normal-1": Initialisation("normal σ=1", "relu", "normal", 1.0),
+    "normal-0.01": Initialisation("normal σ=0.01", "relu", "normal", 0.01),
+    "xavier": Initialisation("Xavier", "relu", "xavier_uniform"),
+    "he": Initialisation("He", "relu", "he_normal"),
+    "xavier-sigmoid": Initialisation("Xavier, sigmoid", "sigmoid", "xavier_uniform"),
+    "permuted": Initialisation("DBN, permuted", "sigmoid", "permuted", from_stack=True),
+    "dbn": Initialisation("DBN", "sigmoid", "as pretrained", from_stack=True),
 }
 
 _SCHEMES = {
@@ -70,12 +70,12 @@ _SCHEMES = {
 #: Every scheme of the studies with every activation, and stacks of the units that each activation belongs to.
 STUDIED = {
     **{
-        f"{name}-{activation}": Start(f"{label}, {activation}", activation, scheme)
+        f"{name}-{activation}": Initialisation(f"{label}, {activation}", activation, scheme)
         for activation in _ACTIVATIONS
         for name, (label, scheme) in _SCHEMES.items()
     },
     **{
-        f"dbn-{activation}": Start(f"DBN, {activation}", activation, "as pretrained", from_stack=True)
+        f"dbn-{activation}": Initialisation(f"DBN, {activation}", activation, "as pretrained", from_stack=True)
         for activation in _ACTIVATIONS
     },
 }

@@ -1,12 +1,17 @@
-"""How far a signal spreads through a network before any training: forwards as activations, backwards as gradients."""
+"""How a signal propagates through a network before training: forwards as activations, backwards as gradients."""
+
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from experiments.study.trial import Trial
+
 
 def spreads(network: nn.Sequential, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
-    """Standard deviations of the activations and of the loss's gradients, a number a layer.
+    """Return the standard deviations of the activations and of the loss's gradients, a number a layer.
 
     Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks.
 
@@ -34,12 +39,23 @@ def spreads(network: nn.Sequential, x: Tensor, y: Tensor) -> tuple[list[float], 
 
 
 def layer_names(hidden: int) -> tuple[list[str], list[str]]:
-    """What the numbers of `spreads` belong to, for a network with so many hidden layers."""
+    """Name the layers that the numbers of `spreads` belong to, for a number of hidden layers."""
     middle = [f"hidden {number + 1}" for number in range(hidden)]
     return ["input", *middle, "output"], [*middle, "output"]
 
 
 def seeded_rows(x: Tensor, y: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """At most `count` rows with their labels, drawn without replacement."""
+    """Draw at most `count` rows with their labels, without replacement."""
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
     return x[chosen], y[chosen]
+
+
+def signal_of(trial: Trial, seeds: int) -> dict[str, Any]:
+    """Return the spread of activations and of gradients in every layer of a trial, the mean over the first seeds."""
+    found = []
+    for seed in range(seeds):
+        rows = seeded_rows(*trial.split(seed).train.labelled, count=500, seed=seed)
+        found.append(spreads(trial.network(trial.settings[0], seed).eval(), *rows))
+    forwards, backwards = ([fmean(layer) for layer in zip(*part, strict=True)] for part in zip(*found, strict=True))
+    start = trial.initialisation
+    return {"start": start.label, "activation": start.activation, "activations": forwards, "gradients": backwards}

@@ -1,132 +1,156 @@
-"""Settings of fine-tuning to choose from, and how one is chosen: from the same list, in the same way, for every start.
+"""How a trial is tuned, in the same way for every start.
 
-A setting is written as Adam's rates for body and head with what else it has: "1e-3/1e-2 dropout 0.2/0.5 decay 1e-4"
-drops a fifth of the inputs and half of the hidden units, and has a weight decay of 1e-4; "0.1 momentum 0.9 norm 4" is
-stochastic gradient descent with that momentum, and bounds the norm of what leads into a unit by 4.
+All settings of one list are tried with the first seeds. The best few on validation are tried with all seeds. Of those
+the one with the lowest mean validation error is chosen. The test set is read once, by the chosen networks. Several
+processes share the runs, each run by one process alone; they need a folder that all of them see.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from tqdm import tqdm
 
-from dbn import finetune
-from dbn.arguments import finite_number
-from dbn.datasets import Samples
-from dbn.history import History
-from dbn.schedules import cosine
+from dbn import distributed
+from dbn.arguments import choose_device
+from experiments.study.records import environment, kept, write_json
+from experiments.study.setting import batch_size, setting_of
+from experiments.study.trial import Trial
 
-_WORDS = ("dropout", "decay", "momentum", "norm")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to fine-tune: first rates, penalties, and the momentum of gradient descent, or None for Adam."""
-
-    body: float
-    head: float
-    input_dropout: float = 0.0
-    dropout: float = 0.0
-    weight_decay: float = 0.0
-    momentum: float | None = None
-    max_norm: float | None = None
-
-    def optimiser(self, groups: Any, lr: float) -> Optimizer:
-        if self.momentum is None:
-            return torch.optim.Adam(groups, lr=lr, fused=True)
-        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+Arm = dict[str, Any]
+T = TypeVar("T")
 
 
-def setting_of(text: str) -> Setting:
-    """ "1e-3/1e-2 dropout 0.2/0.5 decay 1e-4" as a setting; "1e-3" is one rate for body and head.
-
-    Raises:
-        ValueError: where the text says something else.
-    """
-    rates, *words = text.split() or [""]
-    found = dict(zip(words[::2], words[1::2], strict=False))
-    if len(words) != 2 * len(found) or not found.keys() <= set(_WORDS):
-        raise ValueError(f"setting {text!r}: write rates and then {', '.join(_WORDS)}, each with its number")
-    single = {name: _numbers(found[name], text, most=1)[0] for name in ("decay", "momentum", "norm") if name in found}
-    body, head = _numbers(rates, text)
-    below, above = _numbers(found.get("dropout", "0"), text)
-    if max(below, above, single.get("momentum", 0.0)) >= 1:
-        raise ValueError(f"setting {text!r}: give a dropout and a momentum below 1")
-    if single.get("norm") == 0:
-        raise ValueError(f"setting {text!r}: give a norm above 0")
-    return Setting(
-        body,
-        head,
-        input_dropout=below,
-        dropout=above,
-        weight_decay=single.get("decay", 0.0),
-        momentum=single.get("momentum"),
-        max_norm=single.get("norm"),
-    )
+def arms_of(trials: Iterable[Trial], count: int, description: str) -> list[Arm]:
+    """Return the results of trials in their order, with a bar."""
+    arms = []
+    with tqdm(total=count, desc=description, unit="arm", disable=not distributed.shows_progress()) as bar:
+        for trial in trials:
+            bar.set_postfix_str(trial.name)
+            arms.append(arm_of(trial))
+            bar.update()
+    return arms
 
 
-def _numbers(value: str, text: str, most: int = 2) -> list[float]:
-    """Two numbers with a stroke between them, or one that stands for both."""
-    parts = value.split("/")
-    try:
-        numbers = [finite_number(float(part), "number") for part in parts]
-    except ValueError as error:
-        raise ValueError(f"setting {text!r}: {value!r} is no number to fine-tune with") from error
-    if len(numbers) > most:
-        raise ValueError(f"setting {text!r}: {value!r} has {len(numbers)} numbers, give at most {most}")
-    return (numbers * most)[:most]
-
-
-def file_name(text: str) -> str:
-    """A setting as a name that every file system takes."""
-    return text.replace("/", "_").replace(" ", "-")
+def arm_of(trial: Trial) -> Arm:
+    """Return the result of a trial: from its file if it is finished, else by tuning and then reading the test set."""
+    arm = kept(trial.path)
+    if arm is None:
+        write_json(trial.path, _tuned(trial) if trial.refit is None else _refitted(trial))
+        arm = kept(trial.path)
+        assert arm is not None
+    elif distributed.is_main():
+        tqdm.write(f"{trial.path} is finished, from commit {arm['commit']}, on {arm['device']}")
+    _on_main(lambda: [done.forget() for done in (trial, replace(trial, refit=None))])
+    return arm
 
 
 def narrowed(settings: Sequence[str], error: Callable[[str, int], float], *, first: int, kept: int) -> list[str]:
-    """The `kept` settings with the lowest mean error over the first seeds, best first."""
+    """Return the `kept` settings with the lowest mean error over the first seeds, best first."""
     return sorted(settings, key=lambda setting: fmean(error(setting, seed) for seed in range(first)))[:kept]
 
 
-def batch_size(rows: int) -> int:
-    """A fiftieth of the rows, 10 to 100."""
-    return min(max(rows // 50, 10), 100)
+def searched(trial: Trial) -> tuple[list[str], dict[str, list[float]]]:
+    """Return the settings that were tried with all seeds, best first, and the lowest validation errors of all."""
+    seeds, first = trial.study.seeds, min(trial.study.first, trial.study.seeds)
+    if trial.initialisation.from_stack:
+        _shared(lambda seed: trial.stack(seed)[1], range(seeds))
+    _shared(lambda run: trial.run(*run), [(setting, seed) for setting in trial.settings for seed in range(first)])
+    best_few = narrowed(trial.settings, trial.best, first=first, kept=trial.kept)
+    _shared(lambda run: trial.run(*run), [(setting, seed) for setting in best_few for seed in range(first, seeds)])
+    chosen = narrowed(best_few, trial.best, first=seeds, kept=len(best_few))
+    counts = {setting: seeds if setting in chosen else first for setting in trial.settings}
+    return chosen, {setting: [trial.best(setting, seed) for seed in range(count)] for setting, count in counts.items()}
 
 
-def tuned(
-    network: nn.Module,
-    train: Samples,
-    validation: Samples | None,
-    setting: Setting,
-    *,
-    epochs: int,
-    batch_size: int,
-    updates: int,
-    seed: int,
-    device: str,
-) -> History:
-    """Fine-tune in the way of a setting, at rates that fall along half a cosine to zero.
+def _shared(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    """Share work between the processes; its results are in files."""
+    distributed.spread(lambda item: work(item) and None, items)
 
-    An epoch repeats its rows until it has at least so many updates, so that validation, after every epoch, does not
-    cost more than learning where labels are few.
-    """
-    again = -(-updates * batch_size // len(train.x))
-    return finetune(
-        network,
-        train.x.repeat(again, 1),
-        train.y.repeat(again),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=cosine(setting.body, 0.0, epochs),
-        head_learning_rate=cosine(setting.head, 0.0, epochs),
-        optimiser=setting.optimiser,
-        weight_decay=setting.weight_decay,
-        max_norm=setting.max_norm,
-        validation=validation,
-        device=device,
-        progress=False,
-        seed=seed,
+
+def _on_main(work: Callable[[], T]) -> T:
+    """Return on all processes what `work` gives on the main one, which does it alone."""
+
+    def by_itself() -> T:
+        with distributed.alone():
+            return work()
+
+    return distributed.from_main(by_itself)
+
+
+def _tuned(trial: Trial) -> Arm:
+    chosen, tried = searched(trial)
+    return _on_main(lambda: _tested(trial, chosen, tried))
+
+
+def _tested(trial: Trial, chosen: list[str], tried: dict[str, list[float]]) -> Arm:
+    seeds = range(trial.study.seeds)
+    return _described(trial, chosen, tried) | {
+        "labelled_rows": len(trial.split(0).train.labelled.x),
+        "test_error": [round(trial.test_error(chosen[0], seed), 4) for seed in seeds],
+        "seconds": [trial.run(chosen[0], seed)["seconds"] for seed in seeds],
+    }
+
+
+def _refitted(trial: Trial) -> Arm:
+    """Choose as the trial without a refit does, and test networks that were trained on the validation rows too."""
+    chooser = replace(trial, refit=None)
+    chosen, tried = searched(chooser)
+    first = range(min(trial.study.first, trial.study.seeds))
+    choosers = {chooser.epochs: chooser}
+    choosers.setdefault(trial.epochs, trial)
+    _shared(lambda run: run[0].run(chosen[0], run[1]), [(one, seed) for one in choosers.values() for seed in first])
+    tried_epochs = {
+        epochs: [one.run(chosen[0], seed)["validation_errors"][-1] for seed in first]
+        for epochs, one in choosers.items()
+    }
+    epochs = min(tried_epochs, key=lambda epochs: fmean(tried_epochs[epochs]))
+    _shared(lambda seed: trial.refitted(chosen[0], seed, epochs), range(trial.study.seeds))
+    return _on_main(
+        lambda: (
+            _retested(trial, epochs, _described(chooser, chosen, tried))
+            | {"refit": {"epochs": epochs, "validation_error": tried_epochs}}
+        )
     )
+
+
+def _retested(trial: Trial, epochs: int, arm: Arm) -> Arm:
+    split, seeds, setting = trial.split(0), range(trial.study.seeds), arm["setting"]
+    again = [trial.refitted(setting, seed, epochs) for seed in seeds]
+    return arm | {
+        "labelled_rows": len(split.train.labelled.x) + len(split.validation.x),
+        "test_error": [round(trial.refitted_error(setting, seed, epochs), 4) for seed in seeds],
+        "diverged": [record["diverged"] for record in again],
+        "seconds": [record["seconds"] for record in again],
+    }
+
+
+def _described(trial: Trial, chosen: list[str], tried: dict[str, list[float]]) -> Arm:
+    """Describe a trial and its choice, without the test set."""
+    start, setting, seeds = trial.initialisation, setting_of(chosen[0]), range(trial.study.seeds)
+    rows = len(trial.split(0).train.labelled.x)
+    runs = [trial.run(chosen[0], seed) for seed in seeds]
+    arm = {
+        "start": start.label,
+        "activation": start.activation,
+        "architecture": trial.architecture,
+        "labels": trial.labels or rows,
+        "commit": environment()["commit"],
+        "device": choose_device(trial.study.device).type,
+        "setting": chosen[0],
+        "learning_rate": setting.body,
+        "head_learning_rate": setting.head,
+        "input_dropout": setting.input_dropout,
+        "dropout": setting.dropout,
+        "weight_decay": setting.weight_decay,
+        "batch_size": batch_size(rows),
+        "validation_error": [min(run["validation_errors"]) for run in runs],
+        "validation_curves": [run["validation_errors"] for run in runs],
+        "diverged": [run["diverged"] for run in runs],
+        "kept": chosen,
+        "tried": tried,
+    }
+    if start.from_stack:
+        arm["pretrain_seconds"] = [trial.stack(seed)[1] for seed in seeds]
+    return arm
