@@ -18,31 +18,26 @@ from tqdm import tqdm
 from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plots, reverse_ais, train
 from dbn.arguments import choose_device
 from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption
 from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions, DeviceOption, OutOption):
     """Which machines, and which estimates of each."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: int = option(20, "hidden units, few enough to enumerate")
     epochs: int = option(60, "passes over the training rows")
     temperatures: tuple[int, ...] = option((10, 30, 100, 300, 1000, 3000, 10_000), "temperatures of an estimate")
     chains: tuple[int, ...] = option((10, 100), "chains of an estimate")
     repeats: int = option(10, "estimates of each kind")
     gibbs_steps: int = option(1000, "Gibbs steps from the data before annealing backwards")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/annealing", "folder for the result and the picture")
 
 
 PRESETS = {
     "sample": Config(),
-    "tiny": Config(
-        hidden=4, epochs=1, temperatures=(5, 10), chains=(10,), repeats=2, gibbs_steps=5, out="runs/annealing-tiny"
-    ),
+    "tiny": Config(hidden=4, epochs=1, temperatures=(5, 10), chains=(10,), repeats=2, gibbs_steps=5),
 }
 
 _REVERSE = "backwards from the data"

@@ -34,6 +34,7 @@ from experiments.benchmarking.time_to_likelihood import Race, race
 from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated, skipped
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import perceptron
+from experiments.study.options import DeviceOption, OutOption
 from experiments.study.records import ROOT, as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
@@ -41,21 +42,19 @@ PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory",
 
 
 @dataclass(frozen=True)
-class Config(Sizes, Race):
+class Config(Sizes, Race, DeviceOption, OutOption):
     """What to measure, and how often."""
 
     parts: tuple[str, ...] | None = option(
         None, f"groups of rows to measure: {' '.join(PARTS)} by default, and on CUDA also {' '.join(ON_GPU)}"
     )
     hidden: tuple[int, ...] = option((256, 500), "sizes of the hidden layer")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
     epochs: tuple[int, ...] = option((1, 10), "epochs of whole pretraining")
     batches: tuple[int, ...] = option((10, 32, 100, 320, 1024, 4096), "rows a batch, for the growth of cost")
     widths: tuple[int, ...] = option((64, 128, 256, 512, 1024, 2048, 4096), "hidden units, likewise")
     gibbs_steps: tuple[int, ...] = option((1, 2, 5, 10, 25), "k of CD-k, likewise")
     layers: tuple[int, ...] = option((1, 2, 3), "layers, likewise")
     temperatures: tuple[int, int] = option((100, 1000), "temperatures of AIS over its products, and over others'")
-    out: str = option("runs/benchmark", "folder for the result")
 
 
 PRESETS = {
@@ -88,7 +87,6 @@ PRESETS = {
         likelihood_chains=10,
         likelihood_hidden=4,
         likelihood_sites=(3, 4),
-        out="runs/benchmark-tiny",
     ),
 }
 

@@ -18,16 +18,15 @@ from dbn import DBN, PCD, RBM, bracket, datasets, log_likelihood, lower_bound, t
 from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions, DeviceOption, OutOption):
     """The first machine, the second, and how both are measured."""
 
-    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     machine: str | None = option(
         None, "a machine that was saved, such as machines/PCD-0.pt of likelihood; else one is trained"
     )
@@ -41,14 +40,11 @@ class Config:
     temperatures: int = option(10_000, "temperatures of each annealing run")
     samples: int = option(20, "samples of the hidden units a row, for the bound")
     rows: int = option(10_000, "test rows")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/bound", "folder for the result")
 
 
 PRESETS = {
-    "mnist": Config(),
+    "mnist": Config(data="mnist"),
     "tiny": Config(
-        data="mnist-sample",
         hidden=8,
         wide=12,
         epochs=(1, 1),
@@ -58,7 +54,6 @@ PRESETS = {
         samples=2,
         rows=100,
         device="cpu",
-        out="runs/bound-tiny",
     ),
 }
 

@@ -32,6 +32,7 @@ from dbn import (
     train,
 )
 from experiments.study.command_line import check_several, option, parse
+from experiments.study.options import OutOption, SeedsOption
 from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
 from experiments.study.tables import aligned
 
@@ -96,7 +97,7 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SeedsOption, OutOption):
     """Which data and estimators, how often, and how log Z is had."""
 
     data: tuple[str, ...] = option(tuple(CASES), f"what to learn, of {' '.join(CASES)}")
@@ -105,8 +106,6 @@ class Config:
     hidden: int | None = option(None, "Bernoulli hidden units, in place of those of each data set")
     temperatures: int = option(500, "temperatures of each annealing run")
     gibbs_steps: int = option(500, "Gibbs steps from the data before annealing backwards")
-    seeds: int = option(5, "machines of each kind")
-    out: str = option("runs/defaults", "folder for the result")
 
 
 PRESETS = {
@@ -118,7 +117,6 @@ PRESETS = {
         temperatures=20,
         gibbs_steps=5,
         seeds=2,
-        out="runs/defaults-tiny",
     ),
 }
 

@@ -20,12 +20,13 @@ from experiments.fault_injection.kill_matrix import killed_everywhere
 from experiments.fault_injection.kill_rank import killed_ranks
 from experiments.fault_injection.resource_limits import diverging, full_disk, larger_than_memory
 from experiments.study.command_line import option, parse
+from experiments.study.options import OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutOption):
     """How often, and how much."""
 
     parts: tuple[str, ...] = option(
@@ -37,7 +38,6 @@ class Config:
     damages: int = option(200, "damaged files")
     megabytes: int = option(4096, "size of the file to pretrain on")
     limit: int = option(1536, "megabytes of memory that the process may take at its peak")
-    out: str = option("runs/faults", "folder for the result and for what the runs write")
 
 
 PRESETS = {
@@ -49,7 +49,6 @@ PRESETS = {
         damages=20,
         megabytes=150,
         limit=1024,
-        out="runs/faults-tiny",
     ),
 }
 

@@ -19,15 +19,14 @@ from dbn.arguments import choose_device
 from dbn.datasets import DataSplit
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import STARTS
+from experiments.study.options import DataOptions, DeviceOption, OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions, DeviceOption, OutOption):
     """What to train, from which start, and how."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
     start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn where --stack is given, else xavier")
     stack: str | None = option(None, "path of a stack that experiments.pretrain saved, for --start dbn or permuted")
@@ -38,15 +37,13 @@ class Config:
     head_learning_rate: float | None = option(None, "Adam's rate for the last layer; as the rest by default")
     validation: bool = option(True, "hold back validation rows and keep the weights of the best epoch on them")
     seed: int = option(0, "draws the split, the start and the order")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/finetune", "folder for the result and the network")
 
 
 PRESETS = {
     "sample": Config(),
-    "seed": Config(data="mnist", start="xavier", validation=False, seed=777, out="runs/finetune-seed"),
-    "mnist": Config(data="mnist", out="runs/finetune-mnist"),
-    "tiny": Config(labels=100, hidden=(16,), epochs=1, out="runs/finetune-tiny"),
+    "seed": Config(data="mnist", start="xavier", validation=False, seed=777),
+    "mnist": Config(data="mnist"),
+    "tiny": Config(labels=100, hidden=(16,), epochs=1),
 }
 
 

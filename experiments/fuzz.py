@@ -40,12 +40,13 @@ from experiments.fuzzing.draw import Draw, Given
 from experiments.fuzzing.public_api import FACES, Face
 from experiments.fuzzing.subjects import surroundings, words_for
 from experiments.study.command_line import option, parse
+from experiments.study.options import OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutOption):
     """How many calls of which names."""
 
     cases: int = option(10_000, "calls")
@@ -53,10 +54,9 @@ class Config:
     seed: int = option(0, "seed of all cases")
     faces: tuple[str, ...] = option((), "names to call, or patterns such as RBM.*; all by default")
     seconds: float = option(30.0, "CPU seconds that a call may take")
-    out: str = option("runs/fuzz", "folder for the result")
 
 
-PRESETS = {"all": Config(), "tiny": Config(cases=300, out="runs/fuzz-tiny")}
+PRESETS = {"all": Config(), "tiny": Config(cases=300)}
 
 OUTCOMES = ("works", "not finite", "refused", "diverged", "passed on")
 #: Why inputs that are each plain may be refused together.

@@ -35,6 +35,7 @@ from dbn.schedules import linear
 from experiments.benchmarking.timing import Work, learning, seconds
 from experiments.pretrain import image_shape
 from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption, SeedsOption
 from experiments.study.records import as_dict, environment, kept, launch, mean_sd, write_json
 from experiments.study.tables import aligned
 
@@ -45,11 +46,9 @@ _DREAMS = 15  # images a row
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions, SeedsOption, DeviceOption, OutOption):
     """What to train, for how long, and how to measure it."""
 
-    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: int = option(20, "hidden units")
     estimators: tuple[str, ...] = option(
         ("CD", "PCD"), "how the negative phase is drawn: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
@@ -68,19 +67,17 @@ class Config:
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
     dream_steps: int = option(10_000, "Gibbs steps of the chains that are drawn")
-    seeds: int = option(5, "machines of each kind")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/likelihood-small", "folder for the result")
 
 
 PRESETS = {
-    "small": Config(),
+    "small": Config(data="mnist"),
     "table": Config(
+        data="mnist",
         estimators=("CD", "CD-uncentred", "CD-25", "PCD", "PCD-uncentred", "FastPCD", "tempering"),
         epochs=(10,),
-        out="runs/likelihood-table",
     ),
     "rbm500": Config(
+        data="mnist",
         hidden=500,
         estimators=("PCD",),
         epochs=(60, 60, 120, 120),
@@ -88,10 +85,8 @@ PRESETS = {
         rates=(0.05, 0.02, 0.01, 0.003, 0.0002),
         temperatures=30_000,
         seeds=1,
-        out="runs/likelihood-rbm500",
     ),
     "tiny": Config(
-        data="mnist-sample",
         hidden=5,
         epochs=(1, 1),
         gibbs_steps=(1, 2),
@@ -99,7 +94,6 @@ PRESETS = {
         dream_steps=10,
         seeds=2,
         device="cpu",
-        out="runs/likelihood-tiny",
     ),
 }
 

@@ -14,27 +14,24 @@ from dbn.arguments import choose_device
 from dbn.history import Record
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import visible_units
+from experiments.study.options import DataOptions, DeviceOption, OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions, DeviceOption, OutOption):
     """What to pretrain, on what, for how long."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     epochs: int = option(10, "passes over the rows for each layer")
     batch_size: int = option(100, "rows an update")
     seed: int = option(0, "draws weights, order and samples")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/pretrain", "folder for the stack, the log and the pictures")
 
 
 PRESETS = {
     "sample": Config(),
-    "mnist": Config(data="mnist", hidden=(500, 500), epochs=30, out="runs/pretrain-mnist"),
-    "tiny": Config(hidden=(32, 16), epochs=1, out="runs/pretrain-tiny"),
+    "mnist": Config(data="mnist", hidden=(500, 500), epochs=30),
+    "tiny": Config(hidden=(32, 16), epochs=1),
 }
 
 

@@ -25,6 +25,7 @@ from dbn.arguments import whole_number
 from experiments.benchmarking.rank_pool import Processes
 from experiments.benchmarking.timing import Row, learning, seconds
 from experiments.study.command_line import option, parse
+from experiments.study.options import OutOption
 from experiments.study.records import as_dict, environment, launch, write_json
 from experiments.study.tables import aligned
 
@@ -37,7 +38,7 @@ def doubled(last: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OutOption):
     """What to measure, and what to draw."""
 
     processes: tuple[int, ...] = option(doubled(max(2, os.cpu_count() or 2)), "numbers of processes to measure, from 1")
@@ -48,7 +49,6 @@ class Config:
     devices: int = option(1024, "as many devices as the model is drawn for")
     drawn: tuple[int, ...] = option((256, 1024, 4096), "hidden units that the model is drawn for")
     batch: int = option(512, "rows a batch that the model is drawn for")
-    out: str = option("runs/scaling", "folder for the result and the picture")
 
     def __post_init__(self) -> None:
         for name in ("processes", "widths", "batches", "drawn"):
@@ -60,7 +60,7 @@ class Config:
 
 PRESETS = {
     "cores": Config(),
-    "tiny": Config(processes=(1, 2), widths=(8, 16), batches=(16, 32), rounds=1, steps=2, out="runs/scaling-tiny"),
+    "tiny": Config(processes=(1, 2), widths=(8, 16), batches=(16, 32), rounds=1, steps=2),
 }
 
 
