@@ -27,7 +27,15 @@ from torch import Tensor
 from dbn import CD, DBN, PCD, RBM, Estimator, ais, datasets, evaluate, finetune, initialise
 from dbn.arguments import choose_device
 from experiments.benchmarking.device_benchmark import ON_GPU, Sizes
-from experiments.benchmarking.other_libraries import PEERS, Images, PeerError, guarded, nats, original_finetuning, ours
+from experiments.benchmarking.other_libraries import (
+    OTHER_LIBRARIES,
+    Images,
+    OtherLibraryError,
+    guarded,
+    nats,
+    original_finetuning,
+    ours,
+)
 from experiments.benchmarking.rbms_library import annealing as rbms_annealing
 from experiments.benchmarking.step_cost import draw, growth
 from experiments.benchmarking.time_to_likelihood import Race, race
@@ -187,13 +195,13 @@ def peers(config: Config, device: torch.device) -> list[Row]:
     rows = []
     for hidden in config.hidden:
         own = ours(x, hidden)
-        for name, peer in PEERS.items():
+        for name, peer in OTHER_LIBRARIES.items():
             what = f"{name}, 784→{hidden}"
             try:
                 theirs = guarded(guarded(partial(peer, x, hidden))())
                 row = paired(what, "epoch of theirs / ours", theirs, own, config.rounds, device)
                 rows.append(row | {"likelihood": [nats(fit(), test) for fit in (theirs, own)]})
-            except PeerError as error:
+            except OtherLibraryError as error:
                 rows.append(skipped(what, error))
     return rows
 
@@ -221,7 +229,7 @@ def annealing(config: Config, device: torch.device) -> Iterable[Row]:
         theirs = guarded(guarded(partial(rbms_annealing, rbm, chains=1000, temperatures=temperatures[1]))())
         row = paired(what, "AIS of theirs / ours", theirs, own, max(1, config.rounds // 3), device)
         yield row | {"log_z": [theirs(), own()]}
-    except PeerError as error:
+    except OtherLibraryError as error:
         yield skipped(what, error)
 
 
@@ -298,10 +306,10 @@ _MEMORY = """
 import sys, torch
 from dbn import DBN
 from experiments.benchmarking.memory import forget_peak, peak_bytes
-from experiments.benchmarking.other_libraries import PEERS
+from experiments.benchmarking.other_libraries import OTHER_LIBRARIES
 name, rows, hidden = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ours = lambda x, hidden: lambda: DBN([784, hidden], seed=0).pretrain(x, epochs=1, progress=False, seed=0)
-fit = {"dbn": ours, **PEERS}[name]
+fit = {"dbn": ours, **OTHER_LIBRARIES}[name]
 fit(torch.rand(200, 784), hidden)()
 x = torch.rand(rows, 784)
 data = x.nbytes + 4 * (784 * hidden + 784 + hidden)
@@ -315,7 +323,7 @@ print((data + peak_bytes() - before) / data)
 def memory(config: Config, device: torch.device) -> list[Row]:
     """Peak memory of pretraining over that of data and parameters, ours and each peer's in a process of its own."""
     rows = []
-    for name in ("dbn", *PEERS):
+    for name in ("dbn", *OTHER_LIBRARIES):
         command = [sys.executable, "-c", _MEMORY, name, str(3 * config.rows), str(config.hidden[0])]
         run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         row = {"what": f"peak memory, {name}, 784→{config.hidden[0]}", "of": "peak / data and parameters"}

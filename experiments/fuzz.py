@@ -1,10 +1,10 @@
-"""Does every input to the public face either work or raise one of the documented errors?
+"""Does every input to the public API either work or raise one of the documented errors?
 
-Names of the public face are called with strange arguments, drawn by a seed, one or two at a time among plain ones. A
+Names of the public API are called with invalid arguments, drawn by a seed, one or two at a time among valid ones. A
 call works, or answers with numbers that are not finite because the input was not, or was too large to be squared. Or it
 is refused: by a ValueError, a TypeError or an OSError that the library raises itself, names an argument and says what
 to do. Or it diverges (DivergenceError), or passes on what the user's own data set raised. Anything else is a finding:
-another error, a warning, a message that names no argument, plain inputs refused that go together, NaN out of finite
+another error, a warning, a message that names no argument, valid inputs refused that go together, NaN out of finite
 numbers, or something changed by a call that was refused. Some calls run under another default dtype, on machines in
 double or half precision, or of a user's own units.
 `--first N --cases 1` gives case N again.
@@ -37,7 +37,7 @@ import dbn
 from dbn import DivergenceError, EarlyStopping, Evaluation, History, datasets
 from dbn.datasets import DataSplit
 from experiments.fuzzing.draw import Draw, Given
-from experiments.fuzzing.public_api import FACES, Face
+from experiments.fuzzing.public_api import PUBLIC_API, Entry
 from experiments.fuzzing.subjects import surroundings, words_for
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
@@ -59,11 +59,11 @@ class Config(OutOption):
 PRESETS = {"all": Config(), "tiny": Config(cases=300)}
 
 OUTCOMES = ("works", "not finite", "refused", "diverged", "passed on")
-#: Why inputs that are each plain may be refused together.
+#: Why inputs that are each valid may be refused together.
 _APART = re.compile(
     r"few digits|no energy|normalisable|infinitely many|both given|validation|binarise|neither a score|transposed"
 )
-_HOUSE = str(Path(dbn.__file__).parent)
+_LIBRARY = str(Path(dbn.__file__).parent)
 _OWN = [str(Path(__file__).with_name("fuzzing") / name) for name in ("holders.py", "loaders.py")]
 _LOADING = str(Path(torch.utils.data.__file__).parent)
 
@@ -85,11 +85,11 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Call, print the table and the findings, and write `results.json`; a ValueError where there is a finding."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
-    names = [name for name in FACES if any(fnmatchcase(name, face) for face in config.faces or ("*",))]
+    names = [name for name in PUBLIC_API if any(fnmatchcase(name, face) for face in config.faces or ("*",))]
     if not names:
-        raise ValueError(f"--faces {' '.join(config.faces)} is no name: known are {', '.join(FACES)}")
+        raise ValueError(f"--faces {' '.join(config.faces)} is no name: known are {', '.join(PUBLIC_API)}")
     # The more arguments a name has, the more calls it gets.
-    turns = [name for name in names for _ in range(1 + len(FACES[name].more) // 5)]
+    turns = [name for name in names for _ in range(1 + len(PUBLIC_API[name].more) // 5)]
     places = range(config.first, config.first + config.cases)
     outcomes = [
         _case(turns[place % len(turns)], place, config)
@@ -108,36 +108,36 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _case(name: str, place: int, config: Config) -> Outcome:
     """One call, with its arguments drawn, and what came of it."""
     with tempfile.TemporaryDirectory() as folder:
-        draw, face = Draw(config.seed, place, Path(folder)), FACES[name]
+        draw, face = Draw(config.seed, place, Path(folder)), PUBLIC_API[name]
         torch.manual_seed(draw.random.randrange(2**62))
         with surroundings(draw) as around:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what strange inputs make of themselves
+                warnings.simplefilter("ignore")  # what invalid inputs make of themselves
                 subject = face.make(draw)
                 given = _arguments(draw, face, subject)
             outcome, message = _outcome(face, subject, given, config.seconds)
-    if outcome == "refused" and not draw.strange and not _APART.search(message):
-        outcome = "finding: refuses plain inputs"
+    if outcome == "refused" and not draw.invalid and not _APART.search(message):
+        outcome = "finding: refuses valid inputs"
     words = [around, words_for(subject), *(f"{key}={value.words}" for key, value in given.items())]
     return Outcome(name, outcome, place, "; ".join(filter(None, words)), message)
 
 
-def _arguments(draw: Draw, face: Face, subject: Any) -> dict[str, Given]:
-    """All needed arguments and some others, of which at most two are strange."""
+def _arguments(draw: Draw, face: Entry, subject: Any) -> dict[str, Given]:
+    """All needed arguments and some others, of which at most two are invalid."""
     kinds = {**face.needed, **face.more}
-    draw.strange = strange = {draw.one(list(kinds)) for _ in range(draw.one([0, 1, 1, 1, 1, 1, 2]))} if kinds else set()
+    draw.invalid = invalid = {draw.one(list(kinds)) for _ in range(draw.one([0, 1, 1, 1, 1, 1, 2]))} if kinds else set()
     given: dict[str, Given] = {}
     for name, kind in kinds.items():
-        if name in strange:
-            given[name] = kind.strange(draw, subject)
+        if name in invalid:
+            given[name] = kind.invalid(draw, subject)
         elif name in face.needed or draw.chance(0.15):
-            given[name] = kind.plain(draw, subject)
+            given[name] = kind.valid(draw, subject)
     if "progress" in face.more:
         given.setdefault("progress", Given(False, "False"))
     return given
 
 
-def _outcome(face: Face, subject: Any, given: dict[str, Given], seconds: float) -> tuple[str, str]:
+def _outcome(face: Entry, subject: Any, given: dict[str, Given], seconds: float) -> tuple[str, str]:
     """One of `OUTCOMES` or a finding, and what was said."""
     before, own = _state(subject, given), _inputs(given)
     with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stderr(io.StringIO()):
@@ -172,7 +172,7 @@ def _is_narrow(subject: Any) -> bool:
 
 
 def _judged_error(
-    error: BaseException, face: Face, subject: Any, given: dict[str, Given], before: Any
+    error: BaseException, face: Entry, subject: Any, given: dict[str, Given], before: Any
 ) -> tuple[str, str]:
     message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} [{_where(error)}]"
     if isinstance(error, Slow):
@@ -209,10 +209,10 @@ def _is_documented(error: BaseException) -> bool:
     kinds = (ValueError, TypeError, OSError, datasets.DownloadError)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = linecache.getline(frame.filename, frame.lineno or 0).strip().startswith("raise ")
-    return isinstance(error, kinds) and said and frame.filename.startswith(_HOUSE)
+    return isinstance(error, kinds) and said and frame.filename.startswith(_LIBRARY)
 
 
-def _names(message: str, face: Face, subject: Any, given: dict[str, Given]) -> bool:
+def _names(message: str, face: Entry, subject: Any, given: dict[str, Given]) -> bool:
     """Whether a message names an argument, or the path that it holds, or the units that refuse the work as such."""
     paths = {str(one.value) for one in given.values() if isinstance(one.value, Path)}
     if any(word in message for word in (*face.also, *_units(subject), *paths)):
@@ -226,8 +226,8 @@ def _units(subject: Any) -> set[str]:
 
 
 def _where(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(_HOUSE)]
-    return f"{Path(frames[-1].filename).relative_to(_HOUSE)}: {frames[-1].name}" if frames else "outside"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(_LIBRARY)]
+    return f"{Path(frames[-1].filename).relative_to(_LIBRARY)}: {frames[-1].name}" if frames else "outside"
 
 
 def _state(subject: Any, given: dict[str, Given]) -> list[Any]:

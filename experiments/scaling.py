@@ -22,7 +22,7 @@ import torch
 
 from dbn import CD, RBM, distributed, plots
 from dbn.arguments import whole_number
-from experiments.benchmarking.rank_pool import Processes
+from experiments.benchmarking.rank_pool import RankPool
 from experiments.benchmarking.timing import Row, learning, seconds
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measured(config: Config) -> Iterator[Row]:
     """Seconds of a step for every width, batch and number of processes, which take turns."""
-    pools = {count: Processes(count, pinned=True) for count in config.processes}
+    pools = {count: RankPool(count, pinned=True) for count in config.processes}
     try:
         for hidden in config.widths:
             for batch in config.batches:
@@ -134,7 +134,7 @@ def measured(config: Config) -> Iterator[Row]:
             pool.stop()
 
 
-def _timed(pools: Mapping[int, Processes], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
+def _timed(pools: Mapping[int, RankPool], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
     """Seconds of a step by every number of processes in turn: of so many rows in all, of so many on each, and apart.
 
     Apart, each has its share of the rows in all, and exchanges nothing.

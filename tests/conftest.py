@@ -10,7 +10,7 @@ import dbn.recording
 import dbn.training.steps
 from dbn.arguments import choose_device
 from dbn.likelihood import annealing
-from experiments.benchmarking.rank_pool import Processes
+from experiments.benchmarking.rank_pool import RankPool
 from tests import recorder
 
 
@@ -36,7 +36,7 @@ def device(request):
 @pytest.fixture(scope="session")
 def two():
     """Two processes that work as one."""
-    ranks = Processes(2)
+    ranks = RankPool(2)
     yield ranks
     ranks.stop()
 
@@ -44,7 +44,7 @@ def two():
 @pytest.fixture(scope="session")
 def three():
     """Three processes, among which things cannot be split evenly."""
-    ranks = Processes(3)
+    ranks = RankPool(3)
     yield ranks
     ranks.stop()
 

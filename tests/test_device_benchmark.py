@@ -21,7 +21,7 @@ def test_peers_compute_where_the_rows_are_and_what_fails_is_skipped_with_its_rea
     assert "inconsistent tensor size" in first["reason"]
     assert second["ratio"] == pytest.approx(second["seconds"][0] / second["seconds"][1])
     assert [pair["what"] for pair in second["layers"]] == ["784→16", "16→12"]
-    with pytest.raises(other_libraries.PeerError, match="CPUs alone, not on meta"):
+    with pytest.raises(other_libraries.OtherLibraryError, match="CPUs alone, not on meta"):
         other_libraries.guarded(
             lambda: other_libraries.scikit_learn(torch.zeros(2, 3, device="meta"), 2, torch.float32)
         )()

@@ -205,7 +205,7 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
         raise ImportError("no module named peer")
 
     tutorial = "tutorial loop, tensors"
-    monkeypatch.setattr(benchmark, "PEERS", {tutorial: benchmark.PEERS[tutorial], "peer": missing})
+    monkeypatch.setattr(benchmark, "OTHER_LIBRARIES", {tutorial: benchmark.OTHER_LIBRARIES[tutorial], "peer": missing})
     monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
     trainers = {"ours": (lambda: "again", time_to_likelihood.Ours), "peer": (lambda: missing(None, None), None)}
     monkeypatch.setattr(time_to_likelihood, "TRAINERS", trainers)

@@ -65,8 +65,8 @@ def test_our_side_makes_the_updates_of_the_recipe():
     task = next(iter(race.tasks(TINY)))
     ours = Ours(task)
     ours.update(task.updates_per_pass)
-    assert ours.machine() is not task.start
-    assert not torch.equal(ours.machine().weight, task.start.weight)
+    assert ours.current_rbm() is not task.start
+    assert not torch.equal(ours.current_rbm().weight, task.start.weight)
     assert len(ours.chains.hidden) == task.chains
     chains = ours.chains.hidden.clone()
     ours.update(task.updates_per_pass)
@@ -120,7 +120,7 @@ def test_rbms_and_we_train_the_same_machine_to_the_same_likelihood(units, centre
     sides = [race.Rbms(task), Ours(task)]
     for side in sides:
         side.update(20 * task.updates_per_pass)
-    start, theirs, ours = (race._nats(rbm, task.test) for rbm in (task.start, *(side.machine() for side in sides)))
+    start, theirs, ours = (race._nats(rbm, task.test) for rbm in (task.start, *(side.current_rbm() for side in sides)))
     assert min(theirs, ours) > start + 0.1
     assert abs(theirs - ours) < 0.05
 

@@ -21,7 +21,7 @@ from dbn import CD, DBN, RBM, ais, datasets, finetune, matrix_products
 from dbn.datasets.named import SOURCES
 from dbn.products import Products
 from experiments import compare
-from experiments.benchmarking.other_libraries import PeerError, guarded, learnergy, nats, ours, rbms
+from experiments.benchmarking.other_libraries import OtherLibraryError, guarded, learnergy, nats, ours, rbms
 from experiments.benchmarking.timing import Row, learning, paired, products, repeated, seconds, skipped
 from experiments.study.command_line import option, parse
 from experiments.study.records import mean_sd
@@ -118,7 +118,7 @@ def rivals(config: Sizes, device: torch.device) -> Iterator[Row]:
                 theirs = guarded(guarded(partial(peer, rows, hidden))())
                 shape = f"{rows.shape[1]}→{hidden}"
                 pairs.append(paired(shape, "epoch of theirs / ours", theirs, ours(rows, hidden), rounds, device))
-        except PeerError as error:
+        except OtherLibraryError as error:
             yield skipped(what, error)
             continue
         both = [epochs * sum(pair["seconds"][side] for pair in pairs) for side in (0, 1)]

@@ -28,7 +28,7 @@ Fit = Callable[[], RBM]
 T = TypeVar("T")
 
 
-class PeerError(Exception):
+class OtherLibraryError(Exception):
     """Another implementation is not installed, or has failed, which is no fault of ours."""
 
 
@@ -40,7 +40,7 @@ def guarded(work: Callable[[], T]) -> Callable[[], T]:
             try:
                 return work()
             except Exception as error:
-                raise PeerError(str(error) or type(error).__name__) from error
+                raise OtherLibraryError(str(error) or type(error).__name__) from error
 
     return quiet
 
@@ -99,7 +99,7 @@ def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
             w += RATE * (v.t() @ h - v1.t() @ h1) / len(v)
             b += RATE * (v - v1).mean(0)
             c += RATE * (h - h1).mean(0)
-        return machine(w, b, c)
+        return as_rbm(w, b, c)
 
     return fit
 
@@ -114,7 +114,7 @@ def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
     def fit() -> RBM:
         model = kind(n_components=hidden, learning_rate=RATE, batch_size=BATCH, n_iter=1, random_state=0).fit(rows)
         parts = (model.components_.T, model.intercept_visible_, model.intercept_hidden_)
-        return machine(*(torch.as_tensor(part).float() for part in parts))
+        return as_rbm(*(torch.as_tensor(part).float() for part in parts))
 
     return fit
 
@@ -125,7 +125,7 @@ def rbms(x: Tensor, hidden: int) -> Fit:
 
     def fit() -> RBM:
         model = rbms_library.epoch(_start(x, hidden), x, batch=BATCH, learning_rate=RATE)
-        return machine(model.weight_matrix, model.vbias, model.hbias)
+        return as_rbm(model.weight_matrix, model.vbias, model.hbias)
 
     return fit
 
@@ -138,7 +138,7 @@ def learnergy(x: Tensor, hidden: int) -> Fit:
     def fit() -> RBM:
         model = kind(n_visible=x.shape[1], n_hidden=hidden, learning_rate=RATE, use_gpu=on_gpu)
         model.fit(rows, batch_size=BATCH, epochs=1)
-        return machine(model.W.detach(), model.a.detach(), model.b.detach())
+        return as_rbm(model.W.detach(), model.a.detach(), model.b.detach())
 
     return fit
 
@@ -151,7 +151,7 @@ def boltzmann9(x: Tensor, hidden: int) -> Fit:
         model = kind({"visible_blocks": {"v": x.shape[1]}, "hidden_blocks": {"h": hidden}}).to(x.device)
         for rows in DataLoader(x.cpu(), batch_size=BATCH, shuffle=True):
             model.cd_step(rows.to(x.device), lr=RATE, k=1)
-        return machine(model.W.detach(), model.bv.detach(), model.bh.detach())
+        return as_rbm(model.W.detach(), model.bv.detach(), model.bh.detach())
 
     return fit
 
@@ -171,7 +171,7 @@ def original_finetuning(network: nn.Module, images: Dataset[Any], device: torch.
     return work
 
 
-PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
+OTHER_LIBRARIES: dict[str, Callable[[Tensor, int], Fit]] = {
     "tutorial loop, images": tutorial_of_images,
     "tutorial loop, tensors": tutorial_of_tensors,
     "scikit-learn, float64": lambda x, hidden: scikit_learn(x, hidden, torch.float64),
@@ -183,7 +183,7 @@ PEERS: dict[str, Callable[[Tensor, int], Fit]] = {
 
 
 @torch.no_grad()
-def machine(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor, visible: Unit | None = None) -> RBM:
+def as_rbm(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor, visible: Unit | None = None) -> RBM:
     """Their parameters in one of our machines, of binary units or of other visible ones, for the likelihood."""
     rbm = RBM(visible or weight.shape[0], weight.shape[1], weight_scale=0.0).to(weight.device)
     rbm.weight.copy_(weight)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 _PATIENCE = 60  # seconds, after which a call has hung
 
 
-class Processes:
+class RankPool:
     """So many processes that make the same call.
 
     Args:

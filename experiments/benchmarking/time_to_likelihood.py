@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dbn import PCD, RBM, Bernoulli, Categorical, datasets, exact_log_partition, log_likelihood, train
 from experiments.benchmarking import rbms_library
-from experiments.benchmarking.other_libraries import PeerError, guarded, machine
+from experiments.benchmarking.other_libraries import OtherLibraryError, as_rbm, guarded
 from experiments.benchmarking.timing import Row, skipped
 from experiments.study.command_line import check_several, option
 
@@ -76,7 +76,7 @@ class Trainer(Protocol):
     def update(self, updates: int) -> None:
         """Make so many updates more, a multiple of those of a pass."""
 
-    def machine(self) -> RBM:
+    def current_rbm(self) -> RBM:
         """Its parameters of now, in one of our machines with the units of the task."""
 
 
@@ -104,7 +104,7 @@ class Ours:
             generator=self.generator,
         )
 
-    def machine(self) -> RBM:
+    def current_rbm(self) -> RBM:
         """The machine as it is."""
         return self.rbm
 
@@ -136,10 +136,10 @@ class Rbms:
         """Make so many updates more, without the bar that its loop shows."""
         guarded(lambda: self.training.update(updates))()
 
-    def machine(self) -> RBM:
+    def current_rbm(self) -> RBM:
         """Its parameters in a machine of the task's units; a Potts weight has its classes in a dimension of its own."""
         model, units = self.training.model, self.task.start
-        return machine(model.weight_matrix.reshape(units.weight.shape), model.vbias, model.hbias, units.visible)
+        return as_rbm(model.weight_matrix.reshape(units.weight.shape), model.vbias, model.hbias, units.visible)
 
 
 #: Other implementations by name, each with what is installed of it: an ImportError if nothing is that fits.
@@ -152,14 +152,14 @@ def race(config: Race, device: torch.device) -> Iterator[Row]:
     for name, (installed, _) in TRAINERS.items():
         try:
             found[name] = guarded(installed)()
-        except PeerError as error:
+        except OtherLibraryError as error:
             yield skipped(f"{name}, time to a likelihood", error)
     for task in tasks(config) if found else ():
         for name, release in found.items():
             label = f"{name} {release}, {task.name}"
             try:
                 yield measured(label, task, TRAINERS[name][1], config.likelihood_passes)
-            except PeerError as error:
+            except OtherLibraryError as error:
                 yield skipped(label, error)
 
 
@@ -186,7 +186,7 @@ def measured(label: str, task: Task, trainer: Callable[[Task], Trainer], passes:
         spent = [before + more for before, more in zip(spent, times, strict=True)]
         if done in passes:
             for curve, side, seconds in zip(curves, sides, spent, strict=True):
-                curve.append(Point(done * task.updates_per_pass, seconds, _nats(side.machine(), task.test)))
+                curve.append(Point(done * task.updates_per_pass, seconds, _nats(side.current_rbm(), task.test)))
     return _row(label, task, curves, ratios)
 
 

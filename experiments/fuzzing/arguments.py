@@ -1,4 +1,4 @@
-"""Kinds of arguments of the public face, each with how it is drawn as it should be, and as it should not."""
+"""Kinds of arguments of the public API, each with how it is drawn as it should be, and as it should not."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,112 +20,112 @@ from dbn import (
     schedules,
 )
 from experiments.fuzzing.draw import ROWS, Draw, Given
-from experiments.fuzzing.invalid_files import strange_file
-from experiments.fuzzing.invalid_inputs import described, plain_rows, strange_number, strange_rows
-from experiments.fuzzing.loaders import plain_loader
+from experiments.fuzzing.invalid_files import invalid_file
+from experiments.fuzzing.invalid_inputs import described, invalid_number, invalid_rows, valid_rows
+from experiments.fuzzing.loaders import valid_loader
 from experiments.fuzzing.subjects import UNITS
 
 Maker = Callable[[Draw, Any], Given]
 
 
-class Kind(NamedTuple):
+class Argument(NamedTuple):
     """How an argument is drawn, as it should be and as it should not, given what is called."""
 
-    plain: Maker
-    strange: Maker
+    valid: Maker
+    invalid: Maker
 
 
-def _rows(units: Callable[[Any], Unit]) -> Kind:
-    def plain(draw: Draw, subject: Any) -> Given:
-        rows = _plain_tensor(draw, units(subject))
-        return Given(rows, f"plain rows in {rows.dtype}")
+def _rows(units: Callable[[Any], Unit]) -> Argument:
+    def valid(draw: Draw, subject: Any) -> Given:
+        rows = _valid_tensor(draw, units(subject))
+        return Given(rows, f"valid rows in {rows.dtype}")
 
-    return Kind(plain, lambda draw, subject: strange_rows(draw, units(subject)))
+    return Argument(valid, lambda draw, subject: invalid_rows(draw, units(subject)))
 
 
-def _plain_tensor(draw: Draw, units: Unit) -> Tensor:
+def _valid_tensor(draw: Draw, units: Unit) -> Tensor:
     """Rows of the units, in a dtype that holds them."""
-    rows = torch.from_numpy(plain_rows(draw, units))
+    rows = torch.from_numpy(valid_rows(draw, units))
     whole = [torch.bool, torch.uint8, torch.int64] if bool(((rows == 0) | (rows == 1)).all()) else []
     return rows.to(draw.one([torch.float32] * 6 + [torch.float64, torch.get_default_dtype(), *whole]))
 
 
 def _loaded(units: Callable[[Any], Unit], labels: bool) -> Maker:
-    """A plain loader of rows; with `labels` always with labels, else half of the time."""
+    """A valid loader of rows; with `labels` always with labels, else half of the time."""
 
-    def plain(draw: Draw, subject: Any) -> Given:
+    def valid(draw: Draw, subject: Any) -> Given:
         y = torch.arange(ROWS) % 3 if labels or draw.chance(0.5) else None
-        return plain_loader(draw, _plain_tensor(draw, units(subject)), y)
+        return valid_loader(draw, _valid_tensor(draw, units(subject)), y)
 
-    return plain
+    return valid
 
 
-def _data(units: Callable[[Any], Unit]) -> Kind:
+def _data(units: Callable[[Any], Unit]) -> Argument:
     """Rows to train on: a tensor, or a loader of them."""
     rows, loader = _rows(units), _loaded(units, labels=False)
-    return Kind(lambda draw, subject: (loader if draw.chance(0.4) else rows.plain)(draw, subject), rows.strange)
+    return Argument(lambda draw, subject: (loader if draw.chance(0.4) else rows.valid)(draw, subject), rows.invalid)
 
 
-def one_of(plain: Sequence[Any], odd: Sequence[Any] = (), *, huge: bool = False, called: bool = False) -> Kind:
-    """One of the plain values, or one of the odd ones, half the time, or any number that is none.
+def one_of(valid: Sequence[Any], odd: Sequence[Any] = (), *, huge: bool = False, called: bool = False) -> Argument:
+    """One of the valid values, or one of the odd ones, half the time, or any number that is none.
 
     What is `called` is never given a function of another signature, whose own error would be the user's.
     """
 
     def chosen(draw: Draw, subject: Any) -> Given:
-        value = draw.one(plain)
+        value = draw.one(valid)
         return Given(value, described(value))
 
-    def strange(draw: Draw, subject: Any) -> Given:
+    def invalid(draw: Draw, subject: Any) -> Given:
         while not odd or draw.chance(0.5):
-            given = strange_number(draw, huge)
+            given = invalid_number(draw, huge)
             if not (called and callable(given.value)):
                 return given
         value = draw.one(odd)
         return Given(value, described(value))
 
-    return Kind(chosen, strange)
+    return Argument(chosen, invalid)
 
 
-def _made(*makers: Callable[[Draw], Any], odd: Sequence[Any] = ()) -> Kind:
+def _made(*makers: Callable[[Draw], Any], odd: Sequence[Any] = ()) -> Argument:
     """What a maker makes anew for every case."""
 
-    def plain(draw: Draw, subject: Any) -> Given:
+    def valid(draw: Draw, subject: Any) -> Given:
         value = draw.one(makers)(draw)
         return Given(value, described(value))
 
-    return Kind(plain, one_of([None], odd).strange)
+    return Argument(valid, one_of([None], odd).invalid)
 
 
-def plain_labels(draw: Draw, subject: Any) -> Given:
-    return Given(torch.arange(ROWS) % 3, "plain labels")
+def valid_labels(draw: Draw, subject: Any) -> Given:
+    return Given(torch.arange(ROWS) % 3, "valid labels")
 
 
-def strange_labels(draw: Draw, subject: Any) -> Given:
-    plain = np.arange(ROWS) % 3
+def invalid_labels(draw: Draw, subject: Any) -> Given:
+    valid = np.arange(ROWS) % 3
     table: dict[str, Any] = {
-        "list": plain.tolist(), "array": plain, "floats": plain.astype(float), "bool": plain > 0,
-        "bytes": plain.astype(np.uint8), "uint64": plain.astype(np.uint64), "big-endian": plain.astype(">i4"),
-        "reversed": plain[::-1], "column": plain[:, None], "one-hot": np.eye(3)[plain], "one-hot numbers":
-        np.eye(3, dtype=int)[plain], "minus one": plain - 1, "too high": plain + 1, "too few": plain[1:],
-        "none": plain[:0], "scalar": np.array(1), "NaN": np.full((ROWS, 3), np.nan), "words": plain.astype(str),
-        "objects": plain.astype(object), "None in a list": [None] * ROWS, "words in a list": ["a"] * ROWS,
-        "complex": plain.astype(complex), "huge": plain + 2**62, "targets of 1e30": np.full((ROWS, 3), 1e30),
-        "uneven list": [[1], [1, 2]], "longdouble targets": np.eye(3, dtype=np.longdouble)[plain],
+        "list": valid.tolist(), "array": valid, "floats": valid.astype(float), "bool": valid > 0,
+        "bytes": valid.astype(np.uint8), "uint64": valid.astype(np.uint64), "big-endian": valid.astype(">i4"),
+        "reversed": valid[::-1], "column": valid[:, None], "one-hot": np.eye(3)[valid], "one-hot numbers":
+        np.eye(3, dtype=int)[valid], "minus one": valid - 1, "too high": valid + 1, "too few": valid[1:],
+        "none": valid[:0], "scalar": np.array(1), "NaN": np.full((ROWS, 3), np.nan), "words": valid.astype(str),
+        "objects": valid.astype(object), "None in a list": [None] * ROWS, "words in a list": ["a"] * ROWS,
+        "complex": valid.astype(complex), "huge": valid + 2**62, "targets of 1e30": np.full((ROWS, 3), 1e30),
+        "uneven list": [[1], [1, 2]], "longdouble targets": np.eye(3, dtype=np.longdouble)[valid],
     }  # fmt: skip
     if draw.chance(0.2):
-        return strange_number(draw)
+        return invalid_number(draw)
     name = draw.one(list(table))
     return Given(table[name], f"labels {name}", name not in ("NaN", "targets of 1e30"))
 
 
-def plain_pair(draw: Draw, subject: Any) -> Given:
-    return Given((NETWORK_ROWS.plain(draw, subject).value, plain_labels(draw, subject).value), "plain pair")
+def valid_pair(draw: Draw, subject: Any) -> Given:
+    return Given((NETWORK_ROWS.valid(draw, subject).value, valid_labels(draw, subject).value), "valid pair")
 
 
-def strange_pair(draw: Draw, subject: Any) -> Given:
-    x, y = NETWORK_ROWS.strange(draw, subject), strange_labels(draw, subject)
-    first, second = (x, plain_labels(draw, subject)) if draw.chance(0.5) else (NETWORK_ROWS.plain(draw, subject), y)
+def invalid_pair(draw: Draw, subject: Any) -> Given:
+    x, y = NETWORK_ROWS.invalid(draw, subject), invalid_labels(draw, subject)
+    first, second = (x, valid_labels(draw, subject)) if draw.chance(0.5) else (NETWORK_ROWS.valid(draw, subject), y)
     value: Any = draw.one([(first.value, second.value)] * 4 + [[first.value, second.value], first.value, (x.value,)])
     return Given(value, f"({first.words}; {second.words})", first.finite and second.finite, first.late)
 
@@ -146,11 +146,11 @@ def _other_model(draw: Draw, subject: Any) -> Given:
 
 
 def _itself(draw: Draw, subject: Any) -> Given:
-    return Given(subject, "plain model")
+    return Given(subject, "valid model")
 
 
 def _log_partition(draw: Draw, subject: Any) -> Given:
-    return Given(draw.one([3.5, torch.tensor(3.5), np.float64(3.5)]), "plain log Z")
+    return Given(draw.one([3.5, torch.tensor(3.5), np.float64(3.5)]), "valid log Z")
 
 
 NETWORK_ROWS = _rows(lambda model: Bernoulli(4))
@@ -159,22 +159,22 @@ HIDDEN = _rows(lambda rbm: rbm.hidden)
 BOTTOM = _rows(lambda model: model.layers[0].visible)
 DATA = _data(lambda rbm: rbm.visible)
 BOTTOM_DATA = _data(lambda model: model.layers[0].visible)
-LABELLED = Kind(_loaded(lambda model: Bernoulli(4), labels=True), NETWORK_ROWS.strange)
+LABELLED = Argument(_loaded(lambda model: Bernoulli(4), labels=True), NETWORK_ROWS.invalid)
 TOP = _rows(lambda model: model.layers[-1].hidden)
-ITSELF = Kind(_itself, _other_model)
+ITSELF = Argument(_itself, _other_model)
 COUNT, FREE, STEPS = one_of([1, 2, 3]), one_of([1, 5, 100], huge=True), one_of([0, 1, 2])
 EVERY = one_of([1, 5, None], huge=True)
 RATE, MAYBE = one_of([0.0, 0.01, 0.05], huge=True), one_of([None, 0.01, 0.1], huge=True)
 FLAG = one_of([True, False])
 SEED = one_of([0, 7, None], huge=True)
-GENERATOR = Kind(
+GENERATOR = Argument(
     lambda draw, subject: Given(torch.Generator().manual_seed(0), "generator"),
-    one_of([None], [np.random.default_rng(0), torch.Generator, torch.Generator().get_state()]).strange,
+    one_of([None], [np.random.default_rng(0), torch.Generator, torch.Generator().get_state()]).invalid,
 )
 DRAWS = {"generator": GENERATOR, "seed": SEED}
-UNIT = Kind(
+UNIT = Argument(
     lambda draw, subject: Given(unit := draw.one(UNITS)(), described(unit)),
-    one_of([None], [Bernoulli, "Bernoulli", nn.Linear(2, 2), RBM(2, 2)]).strange,
+    one_of([None], [Bernoulli, "Bernoulli", nn.Linear(2, 2), RBM(2, 2)]).invalid,
 )
 SCHEDULE = one_of(
     [0.01, 0.1, schedules.constant(0.1), schedules.linear(0.1, 0.0, 1.0)],
@@ -201,9 +201,9 @@ STOPPING = _made(
     odd=[EarlyStopping, EarlyStopping(lambda rbm: None), EarlyStopping(lambda rbm: float("nan")), "early"],  # type: ignore[arg-type, return-value]
 )
 CALLBACK = one_of([None, len], [3, "print"], called=True)
-LOADS = Kind(
+LOADS = Argument(
     lambda draw, subject: Given("mnist-sample", "mnist-sample"),
-    lambda draw, subject: strange_file(draw) if draw.chance(0.9) else strange_number(draw),
+    lambda draw, subject: invalid_file(draw) if draw.chance(0.9) else invalid_number(draw),
 )
 LADDER = one_of(
     [1, 3, torch.tensor([0.0, 0.5, 1.0])],
@@ -211,23 +211,23 @@ LADDER = one_of(
      torch.tensor([0.0, float("nan"), 1.0]), torch.tensor([0j, 1 + 0j]), torch.tensor([1.0, 0.0]), [0.0, 1.0],
      np.array([0.0, 0.5, 1.0]), torch.zeros(0), torch.tensor([0.0, 1.0], device="meta")],
 )  # fmt: skip
-BASE = Kind(
-    one_of(["visible_bias", "zeros"]).plain,
-    lambda draw, subject: draw.one([one_of([None], ["data", "", ["zeros"], np.array(["zeros"] * 2)]).strange, _biases])(
+BASE = Argument(
+    one_of(["visible_bias", "zeros"]).valid,
+    lambda draw, subject: draw.one([one_of([None], ["data", "", ["zeros"], np.array(["zeros"] * 2)]).invalid, _biases])(
         draw, subject
     ),
 )
 
 
 def _biases(draw: Draw, subject: Any) -> Given:
-    given = VISIBLE.strange(draw, subject)
+    given = VISIBLE.invalid(draw, subject)
     value = given.value
     return given._replace(value=value[0]) if isinstance(value, Tensor) and value.dim() and len(value) else given
 
 
-PATH = Kind(
+PATH = Argument(
     lambda draw, subject: Given(draw.path(".pt"), "new file"),
-    lambda draw, subject: draw.one([_taken_folder, one_of([None], [""]).strange])(draw, subject),
+    lambda draw, subject: draw.one([_taken_folder, one_of([None], [""]).invalid])(draw, subject),
 )
 
 
@@ -242,16 +242,16 @@ def _taken_folder(draw: Draw, subject: Any) -> Given:
     return Given(path, "checkpoint is a folder with notes")
 
 
-def words_of(*options: str) -> Kind:
+def words_of(*options: str) -> Argument:
     return one_of(options, ["other", "", options[0].encode(), [options[0]], np.array([options[0]] * 2)])
 
 
-LOG_Z = Kind(_log_partition, one_of([None], ["3.5", (1.0,), torch.zeros(2), np.zeros(3)], huge=True).strange)
+LOG_Z = Argument(_log_partition, one_of([None], ["3.5", (1.0,), torch.zeros(2), np.zeros(3)], huge=True).invalid)
 SAVES = {
     "on_divergence": words_of("raise", "halve"),
-    "checkpoint": Kind(
+    "checkpoint": Argument(
         lambda draw, subject: Given(draw.path(""), "new folder"),
-        lambda draw, subject: draw.one([_taken_folder, one_of([None], ["", b"folder"], called=True).strange])(
+        lambda draw, subject: draw.one([_taken_folder, one_of([None], ["", b"folder"], called=True).invalid])(
             draw, subject
         ),
     ),

@@ -9,7 +9,7 @@ import torch
 
 T = TypeVar("T")
 
-ROWS = 12  # rows of plain data
+ROWS = 12  # rows of valid data
 LARGE = 1e18  # single precision holds squares of numbers below, and sums of many
 
 
@@ -33,14 +33,14 @@ class Draw:
         folder: where files of the case may be written.
 
     Attributes:
-        strange: names of the arguments that are drawn as they should not be.
+        invalid: names of the arguments that are drawn as they should not be.
     """
 
     def __init__(self, seed: int, case: int, folder: Path) -> None:
         self.random, self.folder = random.Random(f"{seed}/{case}"), folder
         self.generator = torch.Generator().manual_seed(self.random.randrange(2**62))
         self.files = 0
-        self.strange: set[str] = set()
+        self.invalid: set[str] = set()
 
     def one(self, values: Sequence[T]) -> T:
         """One of the values, each as likely."""

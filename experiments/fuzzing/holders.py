@@ -1,4 +1,4 @@
-"""What rows come in: tensors, arrays, lists, data sets and streams, plain ones and odd ones."""
+"""What rows come in: tensors, arrays, lists, data sets and streams, valid ones and odd ones."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence

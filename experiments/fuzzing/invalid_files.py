@@ -12,7 +12,7 @@ from experiments.fuzzing.draw import Draw, Given
 _ROWS = 30
 
 
-def strange_file(draw: Draw) -> Given:
+def invalid_file(draw: Draw) -> Given:
     """The path of a file that holds a data set, or does not: odd contents, odd bytes, or an odd name."""
     kind = draw.one(["csv", "csv", "npz", "npz", "damaged", "name"])
     table: dict[str, Callable[[Draw], Given]] = {"csv": _csv, "npz": _npz, "damaged": _damaged, "name": _name}

@@ -1,4 +1,4 @@
-"""Inputs that nobody should give, and plain ones among them, drawn from a seeded source.
+"""Inputs that nobody should give, and valid ones among them, drawn from a seeded source.
 
 Every value comes with the words by which a report calls it, and with what may be expected of an answer to it.
 """
@@ -23,15 +23,15 @@ _ALL = HOLDERS | ODD_LOADERS
 
 
 @torch.no_grad()
-def plain_rows(draw: Draw, units: Unit, rows: int = ROWS) -> np.ndarray[Any, Any]:
+def valid_rows(draw: Draw, units: Unit, rows: int = ROWS) -> np.ndarray[Any, Any]:
     """Rows that the units take, drawn in float64: (n, size)."""
     field = torch.zeros(rows, units.size, dtype=torch.float64)
     return np.asarray(copy.deepcopy(units).double().sample(field, generator=draw.generator).numpy())
 
 
-def strange_rows(draw: Draw, units: Unit) -> Given:
+def invalid_rows(draw: Draw, units: Unit) -> Given:
     """Rows that the units may or may not take: odd in shape, values, numbers, layout or in what holds them."""
-    array, words = plain_rows(draw, units), []
+    array, words = valid_rows(draw, units), []
     for name, probability, table in (("shape", 0.25, _SHAPES), ("values", 0.4, _VALUES), ("dtype", 0.4, _DTYPES)):
         if draw.chance(probability):
             kind = draw.one(list(table))
@@ -124,7 +124,7 @@ _SCALARS: list[Any] = [
 _HUGE: list[Any] = [2**31, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63), -(2**70), -(10**400)]
 
 
-def strange_number(draw: Draw, huge: bool = False) -> Given:
+def invalid_number(draw: Draw, huge: bool = False) -> Given:
     """No number, or an odd one; with `huge` also whole numbers that no memory holds and no clock sees done."""
     value = draw.one(_SCALARS + _HUGE if huge else [*_SCALARS, -(2**63), -(10**400)])
     return Given(value, described(value))

@@ -1,4 +1,4 @@
-"""DataLoaders of many kinds: plain ones, which everything that reads rows must take, and odd ones."""
+"""DataLoaders of many kinds: valid ones, which everything that reads rows must take, and odd ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -100,7 +100,7 @@ _OTHERS: dict[str, Callable[[list[Any]], Loader]] = {
 }
 
 
-def plain_loader(draw: Draw, x: Tensor, y: Tensor | None = None) -> Given:
+def valid_loader(draw: Draw, x: Tensor, y: Tensor | None = None) -> Given:
     """A loader of rows (n, V), and of their labels, that must be taken."""
     if draw.chance(0.2):
         name = draw.one(list(_OTHERS))
@@ -124,7 +124,7 @@ def _distributed(rows: list[Any]) -> Loader:
     return DataLoader(Rows(rows), _BATCH, sampler=DistributedSampler(Rows(rows), num_replicas=2, rank=0))
 
 
-#: Odd loaders by name, beside plain ones of odd rows.
+#: Odd loaders by name, beside valid ones of odd rows.
 ODD_LOADERS: dict[str, Holder] = {
     "loader": of_items(lambda rows: DataLoader(Rows(rows), _BATCH)),
     "loader with labels": of_items(lambda rows: DataLoader(Rows(labelled(rows)), _BATCH)),

@@ -54,20 +54,20 @@ from experiments.fuzzing.arguments import (
     TOP,
     UNIT,
     VISIBLE,
-    Kind,
+    Argument,
+    invalid_labels,
+    invalid_pair,
     one_of,
-    plain_labels,
-    plain_pair,
-    strange_labels,
-    strange_pair,
+    valid_labels,
+    valid_pair,
     words_of,
 )
 from experiments.fuzzing.draw import Draw
-from experiments.fuzzing.subjects import machine, network, nothing, stack
+from experiments.fuzzing.subjects import draw_network, draw_rbm, draw_stack, nothing
 
 
-class Face(NamedTuple):
-    """One name of the public face.
+class Entry(NamedTuple):
+    """One name of the public API.
 
     `needed` are the arguments that every call has, `more` those that it may have; `also` are other words by which an
     error may name what was given.
@@ -75,8 +75,8 @@ class Face(NamedTuple):
 
     make: Callable[[Draw], Any]
     call: Callable[..., Any]
-    needed: dict[str, Kind]
-    more: Mapping[str, Kind] = MappingProxyType({})
+    needed: dict[str, Argument]
+    more: Mapping[str, Argument] = MappingProxyType({})
     also: tuple[str, ...] = ()
 
 
@@ -124,8 +124,8 @@ def _entered(subject: Any, **given: Any) -> None:
         pass
 
 
-def _layers(method: str, arguments: dict[str, Kind], more: dict[str, Kind] | None = None) -> Face:
-    return Face(machine, _method(method), arguments, more or {})
+def _layers(method: str, arguments: dict[str, Argument], more: dict[str, Argument] | None = None) -> Entry:
+    return Entry(draw_rbm, _method(method), arguments, more or {})
 
 
 _SIZE = {"size": COUNT}
@@ -133,25 +133,25 @@ _FINETUNING = {
     "batch_size": FREE, "learning_rate": SCHEDULE, "head_learning_rate": SCHEDULE, "weight_decay": RATE,
     "max_norm": MAYBE,
     "optimiser": one_of(["adam", "sgd", torch.optim.AdamW], ["lbfgs", lambda groups, lr: None], called=True),
-    "validation": Kind(plain_pair, strange_pair), "patience": EVERY, "callback": CALLBACK,
+    "validation": Argument(valid_pair, invalid_pair), "patience": EVERY, "callback": CALLBACK,
     "loss": one_of([nn.functional.cross_entropy], [3, "mse", lambda a, b: None, lambda a, b: a], called=True),
     "device": one_of([None, "cpu", "auto"], ["cuda:99", "meta", "nowhere", torch.device]),
     "description": one_of(["fine-tuning"]), "progress": FLAG, **SAVES, **DRAWS,
 }  # fmt: skip
-_NOTHING: dict[str, Kind] = {}
+_NOTHING: dict[str, Argument] = {}
 
-#: Every name of the public face that takes input.
-FACES: dict[str, Face] = {
-    "RBM": Face(nothing, _only(RBM), {"visible": UNIT, "hidden": UNIT}, {"weight_scale": RATE, **DRAWS}),
-    **{kind.__name__: Face(nothing, _only(kind), _SIZE) for kind in (Bernoulli, Spin, ReLU, NoisyReLU)},
-    "Categorical": Face(nothing, _only(Categorical), {"size": one_of([6, 3])}, {"classes": one_of([3, None])}),
-    "Gaussian": Face(
+#: Every name of the public API that takes input.
+PUBLIC_API: dict[str, Entry] = {
+    "RBM": Entry(nothing, _only(RBM), {"visible": UNIT, "hidden": UNIT}, {"weight_scale": RATE, **DRAWS}),
+    **{kind.__name__: Entry(nothing, _only(kind), _SIZE) for kind in (Bernoulli, Spin, ReLU, NoisyReLU)},
+    "Categorical": Entry(nothing, _only(Categorical), {"size": one_of([6, 3])}, {"classes": one_of([3, None])}),
+    "Gaussian": Entry(
         nothing,
         _only(Gaussian),
         {"size": one_of([2])},
         {"precision": one_of([1.0, 2, [1.0, 2.0], torch.ones(2)], huge=True), "learned": FLAG},
     ),
-    "Joint": Face(nothing, lambda subject, first, second: Joint(first, second), {"first": UNIT, "second": UNIT},
+    "Joint": Entry(nothing, lambda subject, first, second: Joint(first, second), {"first": UNIT, "second": UNIT},
                   also=("parts",)),
     "RBM.energy": _layers("energy", {"v": VISIBLE, "h": HIDDEN}),
     **{f"RBM.{name}": _layers(name, {"v": VISIBLE})
@@ -161,96 +161,96 @@ FACES: dict[str, Face] = {
     "RBM.sample_hidden": _layers("sample_hidden", {"v": VISIBLE}, DRAWS),
     "RBM.sample_visible": _layers("sample_visible", {"h": HIDDEN}, DRAWS),
     "RBM.gibbs": _layers("gibbs", {"v": VISIBLE}, {"steps": STEPS, **DRAWS}),
-    "RBM.save": Face(machine, _saved, {"path": PATH}),
-    "CD": Face(nothing, _only(CD), {}, {"steps": FREE, "sample_visible": FLAG, "mean_field": FLAG}),
-    "PCD": Face(nothing, _only(PCD), {}, {"chains": FREE, "steps": FREE, "start": words_of("noise", "data")}),
-    "FastPCD": Face(nothing, _only(FastPCD), {}, {"chains": FREE, "steps": FREE, "rate": RATE, "decay": RATE,
+    "RBM.save": Entry(draw_rbm, _saved, {"path": PATH}),
+    "CD": Entry(nothing, _only(CD), {}, {"steps": FREE, "sample_visible": FLAG, "mean_field": FLAG}),
+    "PCD": Entry(nothing, _only(PCD), {}, {"chains": FREE, "steps": FREE, "start": words_of("noise", "data")}),
+    "FastPCD": Entry(nothing, _only(FastPCD), {}, {"chains": FREE, "steps": FREE, "rate": RATE, "decay": RATE,
                                                    "start": words_of("noise", "data")}),
-    "ParallelTempering": Face(nothing, _only(ParallelTempering), {},
+    "ParallelTempering": Entry(nothing, _only(ParallelTempering), {},
                               {"chains": FREE, "temperatures": one_of([2, 5]), "steps": FREE}),
-    "EarlyStopping": Face(nothing, _only(EarlyStopping), {"score": one_of([len, None], ["len"], called=True)},
+    "EarlyStopping": Entry(nothing, _only(EarlyStopping), {"score": one_of([len, None], ["len"], called=True)},
                           {"every": FREE, "patience": FREE, "largest_gap": MAYBE}, also=("neither a score",)),
-    "schedules.constant": Face(nothing, _followed(schedules.constant), {"value": RATE}),
-    "schedules.switch": Face(nothing, _followed(schedules.switch), {"before": RATE, "after": RATE, "at": RATE}),
-    "schedules.linear": Face(nothing, _followed(schedules.linear),
+    "schedules.constant": Entry(nothing, _followed(schedules.constant), {"value": RATE}),
+    "schedules.switch": Entry(nothing, _followed(schedules.switch), {"before": RATE, "after": RATE, "at": RATE}),
+    "schedules.linear": Entry(nothing, _followed(schedules.linear),
                              {"start": RATE, "end": RATE, "epochs": one_of([1, 2.5], huge=True)}),
-    "schedules.cosine": Face(nothing, _followed(schedules.cosine),
+    "schedules.cosine": Entry(nothing, _followed(schedules.cosine),
                              {"start": RATE, "end": RATE, "epochs": one_of([1, 2.5], huge=True)}),
-    "train": Face(
-        machine,
+    "train": Entry(
+        draw_rbm,
         lambda subject, **given: dbn.train(**given),
         {"rbm": ITSELF, "data": DATA, "epochs": one_of([0, 1, 1, 1])},
         {"validation": VISIBLE, "description": one_of(["training"]), **LEARNING},
         also=("labels",),
     ),
-    "DBN": Face(nothing, _only(DBN),
+    "DBN": Entry(nothing, _only(DBN),
                 {"units": one_of([[3, 2], (3, Gaussian(2), 2)], [[3], [3, None], [3, "2"], [0, 3]])},
                 {"weight_scale": RATE, **DRAWS}),
-    "DBN.encode": Face(stack, _method("encode"), {"x": BOTTOM}),
-    "DBN.decode": Face(stack, _method("decode"), {"h": TOP}),
-    "DBN.reconstruct": Face(stack, _method("reconstruct"), {"x": BOTTOM}),
-    "DBN.sample": Face(stack, _method("sample"), {"n": COUNT}, {"steps": STEPS, "mean": FLAG, **DRAWS}),
-    "DBN.to_autoencoder": Face(stack, _method("to_autoencoder"), _NOTHING),
-    "DBN.to_mlp": Face(stack, _method("to_mlp"), {"outputs": COUNT, "data": BOTTOM},
+    "DBN.encode": Entry(draw_stack, _method("encode"), {"x": BOTTOM}),
+    "DBN.decode": Entry(draw_stack, _method("decode"), {"h": TOP}),
+    "DBN.reconstruct": Entry(draw_stack, _method("reconstruct"), {"x": BOTTOM}),
+    "DBN.sample": Entry(draw_stack, _method("sample"), {"n": COUNT}, {"steps": STEPS, "mean": FLAG, **DRAWS}),
+    "DBN.to_autoencoder": Entry(draw_stack, _method("to_autoencoder"), _NOTHING),
+    "DBN.to_mlp": Entry(draw_stack, _method("to_mlp"), {"outputs": COUNT, "data": BOTTOM},
                        {"transfer": words_of("exact", "relu_rescaled", "relu_copied"), "dropout": RATE,
                         "input_dropout": RATE, **DRAWS}),
-    "DBN.pretrain": Face(
-        stack,
+    "DBN.pretrain": Entry(
+        draw_stack,
         _pretrained,
         {"data": BOTTOM_DATA},
         {"epochs": one_of([0, 1]), "validation": BOTTOM, "upward": words_of("means", "samples"),
          "start": words_of("own", "transposed"), "cache_bytes": one_of([0, 2**31], huge=True), **LEARNING},
         also=("labels", "rbm"),
     ),
-    "initialise": Face(
-        network,
+    "initialise": Entry(
+        draw_network,
         lambda subject, **given: dbn.initialise(**given),
         {"model": ITSELF, "scheme": words_of(*sorted(dbn.initialisation.SCHEMES))},
         {"scale": MAYBE, **DRAWS},
     ),
-    "finetune": Face(
-        network,
+    "finetune": Entry(
+        draw_network,
         lambda subject, **given: dbn.finetune(**given),
-        {"model": ITSELF, "x": NETWORK_ROWS, "y": Kind(plain_labels, strange_labels), "epochs": one_of([0, 1, 1])},
+        {"model": ITSELF, "x": NETWORK_ROWS, "y": Argument(valid_labels, invalid_labels), "epochs": one_of([0, 1, 1])},
         _FINETUNING,
         also=("labels",),
     ),
-    "finetune, loader": Face(
-        network,
+    "finetune, loader": Entry(
+        draw_network,
         lambda subject, **given: dbn.finetune(**given),
         {"model": ITSELF, "x": LABELLED, "epochs": one_of([0, 1, 1])},
         _FINETUNING,
         also=("labels",),
     ),
-    **{f"{name}, loader": Face(network, lambda subject, call=call, **given: call(**given),
+    **{f"{name}, loader": Entry(draw_network, lambda subject, call=call, **given: call(**given),
                                {"model": ITSELF, "x": LABELLED}, also=("labels",))
        for name, call in (("evaluate", dbn.evaluate), ("predict", dbn.predict))},
-    "evaluate": Face(
-        network,
+    "evaluate": Entry(
+        draw_network,
         lambda subject, **given: dbn.evaluate(**given),
-        {"model": ITSELF, "x": NETWORK_ROWS, "y": Kind(plain_labels, strange_labels)},
+        {"model": ITSELF, "x": NETWORK_ROWS, "y": Argument(valid_labels, invalid_labels)},
         {"loss": one_of([nn.functional.cross_entropy, None], ["mse", lambda a, b: None, lambda a, b: a], called=True)},
         also=("labels",),
     ),
-    "predict": Face(network, lambda subject, **given: dbn.predict(**given), {"model": ITSELF, "x": NETWORK_ROWS},
+    "predict": Entry(draw_network, lambda subject, **given: dbn.predict(**given), {"model": ITSELF, "x": NETWORK_ROWS},
                     also=("labels",)),
-    "matrix_products": Face(nothing, _entered, {"kind": words_of("float32", "tf32")}),
-    "exact_log_partition": Face(machine, _only(dbn.exact_log_partition), {"rbm": ITSELF}),
-    "ais": Face(machine, _only(_tiny_ais), {"rbm": ITSELF}, {"chains": COUNT, **ANNEALING}),
-    "reverse_ais": Face(machine, _only(_tiny_reverse_ais), {"rbm": ITSELF, "samples": VISIBLE}, ANNEALING),
-    "bracket": Face(machine, _only(_tiny_bracket), {"rbm": ITSELF, "data": VISIBLE},
+    "matrix_products": Entry(nothing, _entered, {"kind": words_of("float32", "tf32")}),
+    "exact_log_partition": Entry(draw_rbm, _only(dbn.exact_log_partition), {"rbm": ITSELF}),
+    "ais": Entry(draw_rbm, _only(_tiny_ais), {"rbm": ITSELF}, {"chains": COUNT, **ANNEALING}),
+    "reverse_ais": Entry(draw_rbm, _only(_tiny_reverse_ais), {"rbm": ITSELF, "samples": VISIBLE}, ANNEALING),
+    "bracket": Entry(draw_rbm, _only(_tiny_bracket), {"rbm": ITSELF, "data": VISIBLE},
                     {"chains": COUNT, "temperatures": LADDER, "gibbs_steps": STEPS, "memory": FREE,
                      "progress": FLAG, **DRAWS}),
-    "log_likelihood": Face(machine, _only(dbn.log_likelihood),
+    "log_likelihood": Entry(draw_rbm, _only(dbn.log_likelihood),
                            {"rbm": ITSELF, "x": VISIBLE, "log_partition": LOG_Z}),
-    "pseudo_log_likelihood": Face(machine, _only(dbn.pseudo_log_likelihood), {"rbm": ITSELF, "x": VISIBLE},
+    "pseudo_log_likelihood": Entry(draw_rbm, _only(dbn.pseudo_log_likelihood), {"rbm": ITSELF, "x": VISIBLE},
                                   {"variables": one_of([1, 2, None], huge=True), **DRAWS}),
-    "score_by_ais": Face(machine, lambda subject, **given: _scored(subject=subject, **given), {"held_back": VISIBLE},
+    "score_by_ais": Entry(draw_rbm, lambda subject, **given: _scored(subject=subject, **given), {"held_back": VISIBLE},
                          {"chains": COUNT, "temperatures": COUNT, "seed": one_of([0, 7], huge=True)},
                          also=("x", "rbm")),
-    "lower_bound": Face(stack, _only(dbn.lower_bound), {"stack": ITSELF, "x": BOTTOM, "log_partition": LOG_Z},
+    "lower_bound": Entry(draw_stack, _only(dbn.lower_bound), {"stack": ITSELF, "x": BOTTOM, "log_partition": LOG_Z},
                         {"samples": COUNT, **DRAWS}),
-    "datasets.load": Face(
+    "datasets.load": Entry(
         nothing,
         _only(datasets.load),
         {"name_or_file": LOADS},

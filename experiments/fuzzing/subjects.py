@@ -35,7 +35,7 @@ UNITS: list[Callable[[], Unit]] = [
 ]
 
 
-def machine(draw: Draw) -> RBM:
+def draw_rbm(draw: Draw) -> RBM:
     """A machine of any units, with weights that matter; sometimes both sides are named by one object."""
     visible = draw.one(UNITS)()
     hidden = visible if draw.chance(0.05) else draw.one(UNITS)()
@@ -43,14 +43,14 @@ def machine(draw: Draw) -> RBM:
     return _in_some_dtype(draw, RBM(visible, hidden, weight_scale=scale, generator=draw.generator))
 
 
-def stack(draw: Draw) -> DBN:
+def draw_stack(draw: Draw) -> DBN:
     """A stack of any units."""
     units = [draw.one(UNITS)() for _ in range(draw.one([2, 3, 3]))]
     scale = draw.one([0.0, 0.01, 0.5])
     return _in_some_dtype(draw, DBN(units, weight_scale=scale, generator=draw.generator))
 
 
-def network(draw: Draw) -> nn.Module:
+def draw_network(draw: Draw) -> nn.Module:
     """A network of four inputs and three outputs, with or without a stack behind it."""
     if draw.chance(0.5):
         return DBN([4, 3], generator=draw.generator).to_mlp(3, generator=draw.generator)
