@@ -1,8 +1,8 @@
 """How far is annealed importance sampling from the exact log Z, by base, temperatures and chains?
 
-Machines that can be enumerated are trained on binary pixels drawn at every presentation, by CD-1 and by PCD-1. Their
-log Z is estimated many times from every base, forwards and backwards, and held against enumeration: `ais.png` draws the
-mean error with a band of one standard deviation.
+RBMs with few hidden units are trained by CD-1 and by PCD-1 on binary pixels, which are sampled at every presentation.
+Their log Z is estimated many times from every base, forwards and backwards, and compared with the exact one. `ais.png`
+draws the mean error with a band of one standard deviation.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from experiments.study.tables import aligned
 
 @dataclass(frozen=True)
 class Config(DataOptions, DeviceOption, OutOption):
-    """Which machines, and which estimates of each."""
+    """The RBMs, and the estimates of each."""
 
     hidden: int = option(20, "hidden units, few enough to enumerate")
     epochs: int = option(60, "passes over the training rows")
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _estimates(rbm: RBM, x: Tensor, exact: float, config: Config) -> Iterator[dict[str, Any]]:
-    """Errors and effective sample sizes of all repeats, a row for each base, number of chains and of temperatures."""
+    """Estimate log Z repeatedly; a row for each base and each number of chains and of temperatures."""
     mean = rbm.visible.field_of_mean(x.mean(0))
     bases: dict[str, str | Tensor] = {"data mean": mean, "own visible bias": "visible_bias", "zeros": "zeros"}
     grid = list(itertools.product([*bases, _REVERSE], config.chains, config.temperatures))

@@ -1,13 +1,13 @@
-"""How near to the bare matrix products the library runs, and how far ahead of others.
+"""How fast is the library, relative to its bare matrix products and to other libraries?
 
-Every row times two things in turn, round by round, and reports the median of the paired ratios with its quartiles: on a
-shared machine the ratio holds where seconds do not. A floor is the matrix products alone, at the same shapes, into
-buffers made once. Rows are the bundled digits, repeated; `likelihood` is the mean log-likelihood in nats of 500
-thresholded test digits, by AIS, of a machine trained for as many updates, so that speed is not bought with quality. The
-part `likelihood` asks the other way round: how many CPU seconds does the same exact likelihood take?
+Every row times two pieces of work in turn, round by round, and reports the median and quartiles of the paired ratios. A
+ratio is stable on a shared computer; seconds are not. Products are the matrix products of the work alone, at the same
+shapes, into buffers that are allocated once. Training rows are the bundled digits, repeated. `likelihood` is the mean
+log-likelihood in nats of 500 thresholded test digits, by AIS, after the same number of updates. The part `likelihood`
+asks the reverse: how many CPU seconds does the same exact likelihood take?
 
-On CUDA all of it runs there but the memory of a process, the parts of `device_benchmark` are measured too, and the
-result is `benchmark-cuda.json`. What was measured is written after every row.
+On CUDA everything but the memory of a process runs there, the parts of `device_benchmark` are added, and the result is
+`benchmark-cuda.json`. The file is written after every row.
 """
 
 import contextlib
@@ -51,18 +51,20 @@ PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory",
 
 @dataclass(frozen=True)
 class Config(Sizes, Race, DeviceOption, OutOption):
-    """What to measure, and how often."""
+    """Parts to measure, and their sizes."""
 
     parts: tuple[str, ...] | None = option(
         None, f"groups of rows to measure: {' '.join(PARTS)} by default, and on CUDA also {' '.join(ON_GPU)}"
     )
     hidden: tuple[int, ...] = option((256, 500), "sizes of the hidden layer")
     epochs: tuple[int, ...] = option((1, 10), "epochs of whole pretraining")
-    batches: tuple[int, ...] = option((10, 32, 100, 320, 1024, 4096), "rows a batch, for the growth of cost")
-    widths: tuple[int, ...] = option((64, 128, 256, 512, 1024, 2048, 4096), "hidden units, likewise")
-    gibbs_steps: tuple[int, ...] = option((1, 2, 5, 10, 25), "k of CD-k, likewise")
-    layers: tuple[int, ...] = option((1, 2, 3), "layers, likewise")
-    temperatures: tuple[int, int] = option((100, 1000), "temperatures of AIS over its products, and over others'")
+    batches: tuple[int, ...] = option((10, 32, 100, 320, 1024, 4096), "rows a batch, for the part growth")
+    widths: tuple[int, ...] = option((64, 128, 256, 512, 1024, 2048, 4096), "hidden units, for the part growth")
+    gibbs_steps: tuple[int, ...] = option((1, 2, 5, 10, 25), "k of CD-k, for the part growth")
+    layers: tuple[int, ...] = option((1, 2, 3), "layers, for the part growth")
+    temperatures: tuple[int, int] = option(
+        (100, 1000), "temperatures of AIS beside its products, and beside other libraries"
+    )
 
 
 PRESETS = {
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _groups(config: Config) -> list[Callable[[Config, torch.device], Iterable[Row]]]:
-    """The functions that measure the parts that are asked for."""
+    """Return the functions that measure the chosen parts."""
     known: dict[str, Callable[[Config, torch.device], Iterable[Row]]] = dict(
         zip(PARTS, (steps, epoch, peers, annealing, finetuning, throughput, memory, growing, race), strict=True)
     )
@@ -139,7 +141,7 @@ def _groups(config: Config) -> list[Callable[[Config, torch.device], Iterable[Ro
 
 
 def steps(config: Config, device: torch.device) -> list[Row]:
-    """Steps of learning over their products, for the default recipe, sampled visibles and PCD."""
+    """Time training steps over their products, for the default recipe, sampled visibles and PCD."""
     x = _rows(config, device)
     recipes: dict[str, Callable[[], Estimator]] = {
         "CD-1, h sampled": lambda: CD(1),
@@ -156,7 +158,7 @@ def steps(config: Config, device: torch.device) -> list[Row]:
 
 
 def epoch(config: Config, device: torch.device) -> list[Row]:
-    """`DBN.pretrain` with its bars, history and encoding over the sum of its steps."""
+    """Time `DBN.pretrain`, with bars, history and encoding, over the sum of its steps."""
     x, hidden = _rows(config, device), config.hidden[0]
     lower = learning(x, RBM(784, hidden, seed=0).to(device), CD(1))
     upper = learning(torch.rand(len(x), hidden, device=device), RBM(hidden, hidden, seed=0).to(device), CD(1))
@@ -179,7 +181,7 @@ def epoch(config: Config, device: torch.device) -> list[Row]:
 
 
 def growing(config: Config, device: torch.device) -> Iterable[Row]:
-    """What learning costs as it grows, over its products; drawn in scaling.png."""
+    """Time training over its products for growing sizes; drawn in scaling.png."""
     grid = {
         "rows a batch": config.batches,
         "hidden units": config.widths,
@@ -190,7 +192,7 @@ def growing(config: Config, device: torch.device) -> Iterable[Row]:
 
 
 def peers(config: Config, device: torch.device) -> list[Row]:
-    """An epoch of every installed peer over ours, same rows and updates, with the likelihood of what was trained."""
+    """Time an epoch of every installed library over ours, with the same rows and updates, and compare likelihoods."""
     x, test = _rows(config, device), (datasets.load("mnist-sample").test.x[:500] > 0.5).float()
     rows = []
     for hidden in config.hidden:
@@ -207,7 +209,7 @@ def peers(config: Config, device: torch.device) -> list[Row]:
 
 
 def annealing(config: Config, device: torch.device) -> Iterable[Row]:
-    """AIS with 1000 chains, 784×500, over two products a temperature, and another implementation's over ours."""
+    """Time AIS with 1000 chains, 784×500, over two products a temperature, and the AIS of rbms over ours."""
     hidden, temperatures = config.hidden[-1], config.temperatures
     rbm = ours(_rows(config, device), hidden)()
     w = rbm.weight.detach()
@@ -234,7 +236,7 @@ def annealing(config: Config, device: torch.device) -> Iterable[Row]:
 
 
 def finetuning(config: Config, device: torch.device) -> list[Row]:
-    """An epoch of the seed net: the original script's loop over ours, and ours over its products."""
+    """Time a fine-tuning epoch of the seed net: the original script's loop over ours, and ours over its products."""
     split = datasets.load("mnist-sample")
     x, y = (repeated(part, config.rows) for part in split.train)
     sizes = [784, 256, 256, 10]
@@ -273,7 +275,7 @@ def _perceptron_products(x: Tensor, sizes: list[int]) -> Work:
 
 
 def throughput(config: Config, device: torch.device) -> list[Row]:
-    """Rows a second of encoding and of sampling, over the products of each."""
+    """Time encoding and sampling over their products."""
     x, hidden = _rows(config, device), config.hidden[0]
     stack = DBN([784, hidden, hidden], seed=0).to(device)
     first, second = (rbm.weight.detach() for rbm in stack.layers)
@@ -321,7 +323,7 @@ print((data + peak_bytes() - before) / data)
 
 
 def memory(config: Config, device: torch.device) -> list[Row]:
-    """Peak memory of pretraining over that of data and parameters, ours and each peer's in a process of its own."""
+    """Measure the peak memory of pretraining over data and parameters, of every library in its own process."""
     rows = []
     for name in ("dbn", *OTHER_LIBRARIES):
         command = [sys.executable, "-c", _MEMORY, name, str(3 * config.rows), str(config.hidden[0])]

@@ -1,9 +1,10 @@
-"""Does a second machine make the model of the first a better one?
+"""Does a second RBM improve the model of the first?
 
-On one trained machine a second one is stacked, once as the first upside down (the transposed start, where the stack is
-the first machine and its variational bound is tight) and once from small random weights and wider. Both learn by PCD on
-samples of the first hidden layer. The bound needs log Z of the top machine, and is printed beside the likelihood of the
-first machine alone; log Z is bracketed by AIS. Numbers are nats a test row, of pixels drawn once.
+A second RBM is stacked on a trained one in two ways. The transposed start takes the first weights upside down; the
+stack is then the model of the first RBM, and its variational bound is tight. The other start is wider and has small
+random weights. Both are trained by PCD on samples of the first hidden layer. The bound is printed beside the
+log-likelihood of the first RBM. It needs log Z of the top RBM, which AIS brackets. Numbers are nats a test row, of
+pixels that were sampled once.
 """
 
 from collections.abc import Sequence
@@ -25,16 +26,14 @@ from experiments.study.tables import aligned
 
 @dataclass(frozen=True)
 class Config(DataOptions, DeviceOption, OutOption):
-    """The first machine, the second, and how both are measured."""
+    """The first RBM, the second, and how both are measured."""
 
-    machine: str | None = option(
-        None, "a machine that was saved, such as machines/PCD-0.pt of likelihood; else one is trained"
-    )
-    hidden: int = option(500, "hidden units of the first machine, where it is trained here")
-    wide: int = option(2000, "hidden units of the second machine that starts from random weights")
-    epochs: tuple[int, int] = option((50, 20), "passes over the training rows for the first machine and the second")
+    machine: str | None = option(None, "a saved RBM, such as machines/PCD-0.pt of likelihood; else one is trained")
+    hidden: int = option(500, "hidden units of the first RBM, if it is trained here")
+    wide: int = option(2000, "hidden units of the second RBM that starts from random weights")
+    epochs: tuple[int, int] = option((50, 20), "passes over the training rows for the first RBM and the second")
     gibbs_steps: int = option(5, "k of both")
-    rates: tuple[float, float] = option((0.02, 0.0005), "learning rates between which both fall in a line")
+    rates: tuple[float, float] = option((0.02, 0.0005), "first and last learning rate of both, linear between")
     chains: int = option(100, "persistent chains")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
@@ -90,9 +89,7 @@ def _bottom(config: Config, x: Tensor) -> RBM:
     if config.machine is not None:
         return RBM.load(config.machine).to(x.device)
     rbm = RBM(x.shape[1], config.hidden, seed=0)
-    train(
-        rbm.to(x.device), x, epochs=config.epochs[0], description="first machine", **_settings(config, config.epochs[0])
-    )
+    train(rbm.to(x.device), x, epochs=config.epochs[0], description="first RBM", **_settings(config, config.epochs[0]))
     return rbm
 
 
@@ -114,14 +111,14 @@ def _settings(config: Config, epochs: int) -> dict[str, Any]:
 
 
 def _alone(rbm: RBM, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
-    """The likelihood of the first machine."""
+    """Measure the log-likelihood of the first RBM."""
     found = bracket(rbm, torch.bernoulli(x[: len(test)]), **_annealing(config))
     both = {name: float(log_likelihood(rbm, test, log_z).mean()) for name, log_z in _sides(found).items()}
     return {"second machine": "none", "epochs": 0, **both, "doubts": list(found.doubts)}
 
 
 def _bound(stack: DBN, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
-    """The variational bound of the stack."""
+    """Measure the variational bound of the stack."""
     below, top = stack.layers
     found = bracket(top, below.sample_hidden(torch.bernoulli(x[: len(test)]), seed=0), **_annealing(config))
     bound = float(lower_bound(stack, test, 0.0, samples=config.samples, seed=0).mean())

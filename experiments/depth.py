@@ -1,10 +1,10 @@
 """How deep does each start still train? One to six layers of sigmoid, tanh and ReLU units, by plain gradient descent.
 
-Every network has the same few updates of plain stochastic gradient descent, without momentum, as in the papers that
-asked first, 1,500 by default; its rate is chosen on validation from one list, as `study.trial` says. A stack of
-as many layers as the deepest network has is pretrained once a seed and activation, and shallower networks start from
-its lower layers: Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the
-gradient is in each layer of the deepest networks before any training.
+Every network has the same number of updates, 1,500 by default, of stochastic gradient descent without momentum, as in
+the papers below. Its rate is chosen on validation, as `study.tuning` says. One stack of the greatest depth is
+pretrained for each seed and activation. Shallower networks start from its lower layers. Its units are Bernoulli for
+sigmoid, Spin for tanh and NoisyReLU for ReLU. The study also measures the gradient in each layer of the deepest
+networks before training.
 
 Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks; D. Erhan
 et al. (2010), Why does unsupervised pre-training help deep learning?
@@ -43,13 +43,13 @@ class Config(Study):
     depths: tuple[int, ...] = option((1, 2, 3, 4, 5, 6), "numbers of hidden layers")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     pretrain_epochs: int = option(20, "passes over the unlabelled rows for each layer")
-    epochs: int = option(15, "rounds of --updates or, where more rows have labels, of one pass over them")
+    epochs: int = option(15, "epochs of at least --updates updates, and of at least one pass over the labelled rows")
     settings: tuple[str, ...] = option(
         tuple(f"{rate} momentum 0" for rate in ("0.01", "0.1", "1")), "settings to choose from"
     )
     first: int = option(1, "seeds that every setting is tried with")
     kept: int = option(1, "settings that are tried with all seeds")
-    trained: float = option(20.0, "test error in percent up to which a network counts as trained")
+    trained: float = option(20.0, "largest test error in percent of a network that counts as trained")
 
     def __post_init__(self) -> None:
         whole_number(self.width, "width")
@@ -63,7 +63,7 @@ class Config(Study):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """So many layers of one width, from the fewest to the most."""
+        """Networks of one width, from the shallowest to the deepest."""
         return tuple("-".join([str(self.width)] * depth) for depth in sorted(self.depths))
 
 
@@ -107,7 +107,7 @@ def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: 
 
 
 def table(arms: Sequence[Arm], trained: float) -> str:
-    """A row a start and a column a depth: test error, and how many seeds trained where not all did."""
+    """Return a row a start and a column a depth: test error, and the number of trained seeds unless all trained."""
     depths = sorted({arm["depth"] for arm in arms})
     rows = [["start", *(f"{depth} layer{'s' * (depth > 1)}" for depth in depths), "trains up to"]]
     for start in dict.fromkeys(arm["start"] for arm in arms):
@@ -124,7 +124,7 @@ def _cell_text(arm: Arm, trained: float) -> str:
 
 
 def _limit(arms: Sequence[Arm], trained: float) -> str:
-    """The largest depth up to which every seed trains, of those that were tried."""
+    """Return the largest tried depth up to which every seed trains."""
     reached = [arm["depth"] for arm in takewhile(lambda arm: max(arm["test_error"]) <= trained, arms)]
     if reached:
         return str(reached[-1])
@@ -132,7 +132,7 @@ def _limit(arms: Sequence[Arm], trained: float) -> str:
 
 
 def _panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each activation, under its name."""
+    """Group rows by activation."""
     return {
         one: [row for row in rows if row["activation"] == one] for one in dict.fromkeys(r["activation"] for r in rows)
     }
@@ -143,7 +143,7 @@ def _scheme(label: str) -> str:
 
 
 def draw(arms: Sequence[Arm]) -> "Figure":
-    """Test error against depth, a panel an activation, with bands from the lowest seed to the highest."""
+    """Draw test error against depth, a panel an activation, with bands from the lowest seed to the highest."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for activation, found in _panels(arms).items():
         lines = panels.setdefault(activation, {})
@@ -157,7 +157,7 @@ def draw(arms: Sequence[Arm]) -> "Figure":
 
 
 def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":
-    """How large the gradient is in each layer before training, a panel an activation."""
+    """Draw the spread of gradients in each layer before training, a panel an activation."""
     panels = {
         f"{activation}: spread of gradients before training, by hidden layer": {
             _scheme(signal["start"]): signal["gradients"] for signal in found

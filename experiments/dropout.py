@@ -1,8 +1,8 @@
-"""How far does dropout carry, with and without a pretrained start? All labels, and the same budget for every start.
+"""How much does dropout help, with and without pretraining? All labels, and the same budget for every start.
 
-Each start is tuned twice as `study.trial` says, among the settings without dropout and among those with it, some
-of which bound the norm of what leads into a unit. The chosen networks are trained once more with the validation rows,
-for all epochs, unless --no-refit.
+Each start is tuned twice as `study.tuning` says: among the settings without dropout, and among those with dropout. Some
+of the latter bound the norm of the weights into each unit. The chosen networks are trained once more, with the
+validation rows, unless --no-refit is given.
 
 Source: N. Srivastava et al. (2014), Dropout: a simple way to prevent neural networks from overfitting: 784-500-500-2000
 from a stack 1.18 % without and 0.92 % with dropout; no pretraining, three layers of 1024, logistic 1.35 %, ReLU 1.25 %,
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _grouped(settings: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The settings without and with dropout, as far as there are some."""
+    """Group the settings: without dropout and with it. Empty groups are left out."""
     without = tuple(one for one in settings if not setting_of(one).dropout and not setting_of(one).input_dropout)
     found = dict(zip(_GROUPS, (without, tuple(set_ for set_ in settings if set_ not in without)), strict=True))
     return {group: some for group, some in found.items() if some}
@@ -115,7 +115,7 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
 
 
 def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
-    """The tables of each architecture, without and with dropout, and what each came to."""
+    """Return the tables and conclusions of each architecture, without and with dropout."""
     return "\n\n".join(
         f"**{config.data}, {architecture}, {group}, {found[0]['labelled_rows']} labels, {config.seeds} seeds**\n\n"
         f"{table(found, found[0]['labels'], None)}\n\n"
@@ -125,7 +125,7 @@ def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
 
 
 def _panels(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
-    """The arms of each architecture, without and with dropout."""
+    """Group arms by architecture and by dropout."""
     found: dict[tuple[str, str], list[Arm]] = {}
     for arm in arms:
         found.setdefault((arm["architecture"], arm["group"]), []).append(arm)
@@ -133,7 +133,7 @@ def _panels(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
 
 
 def draw(arms: Sequence[Arm]) -> "Figure":
-    """Validation error by epoch, without and with dropout."""
+    """Draw validation error by epoch, without and with dropout."""
     panels = {
         f"{architecture}, {group}": {arm["start"]: arm["validation_curves"] for arm in found}
         for (architecture, group), found in _panels(arms).items()

@@ -1,12 +1,14 @@
-"""What does a long run survive: kills, damaged files, a full disk, divergence, and data larger than memory?
+"""What does a long run survive: kills, corrupt checkpoints, a full disk, divergence, and data larger than memory?
 
-Kills: a process pretrains and fine-tunes, is killed by SIGKILL at a random moment, and the same command follows; its
-parameters must be those of an unbroken run, bit by bit. Steps: small runs from every kind of source are killed after
-every step; parameters and history must be those of an unbroken run. Ranks: one of two processes under torchrun is
-killed, and torchrun's --max-restarts must bring the run to the same end. Damage: checkpoints are cut off, flipped,
-replaced and filled with code; each must be refused, or passed over for the one before it. A process may write no more;
-the checkpoint before must be whole. Learning rates far too high must end in an error that names the layer, or be
-halved. A file larger than the memory that a process may take is pretrained on.
+- kills: a process pretrains and fine-tunes, and is killed by SIGKILL at a random moment. The same command must end in
+  the parameters of an uninterrupted run, bit by bit.
+- steps: small runs from every kind of source are killed after every step, with the same requirement.
+- ranks: one of two processes under torchrun is killed. torchrun's --max-restarts must bring the run to the same end.
+- damage: checkpoints are truncated, changed, replaced and filled with code. Each must be refused, or skipped in favour
+  of the checkpoint before it.
+- disk: a process may write no more. The checkpoint before must be intact.
+- divergence: a learning rate far too high must end in an error that names the layer, or be halved.
+- memory: a file larger than the memory of a process is pretrained on.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +29,10 @@ from experiments.study.tables import aligned
 
 @dataclass(frozen=True)
 class Config(OutOption):
-    """How often, and how much."""
+    """Parts, and their sizes."""
 
     parts: tuple[str, ...] = option(
-        ("kills", "steps", "ranks", "damage", "disk", "divergence", "memory"), "what to try"
+        ("kills", "steps", "ranks", "damage", "disk", "divergence", "memory"), "parts to try"
     )
     kills: int = option(50, "runs that are killed once each")
     stride: int = option(1, "steps from one kill to the next, in runs that are killed after every step")
@@ -56,7 +58,7 @@ Outcome = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Try all, print the table, write `results.json`, and end in an error where something did not survive."""
+    """Try all parts, print the table, write `results.json`, and raise an error if something did not survive."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out)
     trials: dict[str, Callable[[], list[Outcome]]] = {

@@ -1,8 +1,8 @@
 """Train a classifier from a named start or a pretrained stack, and test it.
 
-`python -m experiments.finetune seed` is the script that this project grew from, mnist_nn_xavier, with test inputs
-scaled as in training: 784-256-256-10, ReLU, Xavier, Adam 1e-3, 15 epochs, batch 100, seed 777. It uses all 60,000
-training images and no validation rows, as the script did.
+`python -m experiments.finetune seed` is the script that this project grew from, mnist_nn_xavier: 784-256-256-10, ReLU,
+Xavier, Adam 1e-3, 15 epochs, batch 100, seed 777. It uses all 60,000 training images and no validation rows, as the
+script did. Unlike the script it scales test inputs as training inputs.
 """
 
 import shutil
@@ -28,15 +28,15 @@ class Config(DataOptions, DeviceOption, OutOption):
     """What to train, from which start, and how."""
 
     labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
-    start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn where --stack is given, else xavier")
+    start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn if --stack is given, else xavier")
     stack: str | None = option(None, "path of a stack that experiments.pretrain saved, for --start dbn or permuted")
-    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack where there is one")
+    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack if there is one")
     epochs: int = option(15, "passes over the labelled rows")
     batch_size: int = option(100, "rows an update")
     learning_rate: float = option(1e-3, "Adam's rate")
-    head_learning_rate: float | None = option(None, "Adam's rate for the last layer; as the rest by default")
+    head_learning_rate: float | None = option(None, "Adam's rate for the last layer; --learning-rate by default")
     validation: bool = option(True, "hold back validation rows and keep the weights of the best epoch on them")
-    seed: int = option(0, "draws the split, the start and the order")
+    seed: int = option(0, "seed of the split, the start and the order")
 
 
 PRESETS = {

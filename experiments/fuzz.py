@@ -1,13 +1,17 @@
 """Does every input to the public API either work or raise one of the documented errors?
 
-Names of the public API are called with invalid arguments, drawn by a seed, one or two at a time among valid ones. A
-call works, or answers with numbers that are not finite because the input was not, or was too large to be squared. Or it
-is refused: by a ValueError, a TypeError or an OSError that the library raises itself, names an argument and says what
-to do. Or it diverges (DivergenceError), or passes on what the user's own data set raised. Anything else is a finding:
-another error, a warning, a message that names no argument, valid inputs refused that go together, NaN out of finite
-numbers, or something changed by a call that was refused. Some calls run under another default dtype, on machines in
-double or half precision, or of a user's own units.
-`--first N --cases 1` gives case N again.
+Names of the public API are called with arguments that are drawn by a seed: one or two invalid ones among valid ones.
+The outcomes of a call are:
+
+- works: the answer is finite.
+- not finite: the input was not finite, or too large to be squared.
+- refused: the library raises a ValueError, TypeError or OSError that names an argument and says what to do.
+- diverged: DivergenceError.
+- passed on: the error of the user's own data set.
+
+Anything else is a finding: another error, a warning, a message without an argument, valid inputs that are refused, NaN
+out of finite numbers, or a refused call that changed something. Some calls run under another default dtype, on RBMs in
+double or half precision, or with a user's own units. `--first N --cases 1` repeats case N.
 """
 
 import contextlib
@@ -47,7 +51,7 @@ from experiments.study.tables import aligned
 
 @dataclass(frozen=True)
 class Config(OutOption):
-    """How many calls of which names."""
+    """The number of calls, and their names."""
 
     cases: int = option(10_000, "calls")
     first: int = option(0, "number of the first case")
@@ -59,7 +63,7 @@ class Config(OutOption):
 PRESETS = {"all": Config(), "tiny": Config(cases=300)}
 
 OUTCOMES = ("works", "not finite", "refused", "diverged", "passed on")
-#: Why inputs that are each valid may be refused together.
+#: Messages about inputs that are each valid but do not go together.
 _APART = re.compile(
     r"few digits|no energy|normalisable|infinitely many|both given|validation|binarise|neither a score|transposed"
 )
@@ -69,11 +73,11 @@ _LOADING = str(Path(torch.utils.data.__file__).parent)
 
 
 class Slow(BaseException):
-    """A call that has not come back in time; no handler of the library's may catch it."""
+    """A call exceeds its time; no handler of the library catches this."""
 
 
 class Outcome(NamedTuple):
-    """What came of a case: one of `OUTCOMES`, or a finding in words."""
+    """The outcome of a case: one of `OUTCOMES`, or a finding in words."""
 
     face: str
     outcome: str
@@ -83,7 +87,7 @@ class Outcome(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Call, print the table and the findings, and write `results.json`; a ValueError where there is a finding."""
+    """Call, print the table and the findings, and write `results.json`. Raise a ValueError if there is a finding."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     names = [name for name in PUBLIC_API if any(fnmatchcase(name, face) for face in config.faces or ("*",))]
     if not names:
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _case(name: str, place: int, config: Config) -> Outcome:
-    """One call, with its arguments drawn, and what came of it."""
+    """Make one call with drawn arguments, and return its outcome."""
     with tempfile.TemporaryDirectory() as folder:
         draw, face = Draw(config.seed, place, Path(folder)), PUBLIC_API[name]
         torch.manual_seed(draw.random.randrange(2**62))
@@ -123,7 +127,7 @@ def _case(name: str, place: int, config: Config) -> Outcome:
 
 
 def _arguments(draw: Draw, face: Entry, subject: Any) -> dict[str, Given]:
-    """All needed arguments and some others, of which at most two are invalid."""
+    """Draw all needed arguments and some optional ones; at most two are invalid."""
     kinds = {**face.needed, **face.more}
     draw.invalid = invalid = {draw.one(list(kinds)) for _ in range(draw.one([0, 1, 1, 1, 1, 1, 2]))} if kinds else set()
     given: dict[str, Given] = {}
@@ -138,7 +142,7 @@ def _arguments(draw: Draw, face: Entry, subject: Any) -> dict[str, Given]:
 
 
 def _outcome(face: Entry, subject: Any, given: dict[str, Given], seconds: float) -> tuple[str, str]:
-    """One of `OUTCOMES` or a finding, and what was said."""
+    """Make a call, and return one of `OUTCOMES` or a finding, with the message."""
     before, own = _state(subject, given), _inputs(given)
     with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
@@ -166,7 +170,7 @@ def _judged_answer(answer: Any, subject: Any, given: dict[str, Given]) -> tuple[
 
 
 def _is_narrow(subject: Any) -> bool:
-    """Whether it computes in half precision, which cannot hold what is finite elsewhere."""
+    """Whether it computes in half precision, which overflows earlier."""
     parameters = subject.parameters() if isinstance(subject, nn.Module) else ()
     return any(value.dtype in (torch.float16, torch.bfloat16) for value in parameters)
 
@@ -194,18 +198,18 @@ def _judged_error(
 
 
 def _is_asked_later(value: Any) -> bool:
-    """Whether it is a function of the user's own, whose answers are known only while the work is under way."""
+    """Whether it is a user's function, whose answers are known only during the work."""
     return isinstance(value, FunctionType | EarlyStopping)
 
 
 def _is_the_users(error: BaseException) -> bool:
-    """Whether a data set of the user's own raised it, or a loader that the user made."""
+    """Whether a user's data set or loader raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     return frames[-1].filename in _OWN or frames[-1].filename.startswith(_LOADING)
 
 
 def _is_documented(error: BaseException) -> bool:
-    """Whether it is of a kind that the library documents, and raised by a statement of the library's own."""
+    """Whether it is of a documented kind, and raised by a statement of the library."""
     kinds = (ValueError, TypeError, OSError, datasets.DownloadError)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     said = linecache.getline(frame.filename, frame.lineno or 0).strip().startswith("raise ")
@@ -213,7 +217,7 @@ def _is_documented(error: BaseException) -> bool:
 
 
 def _names(message: str, face: Entry, subject: Any, given: dict[str, Given]) -> bool:
-    """Whether a message names an argument, or the path that it holds, or the units that refuse the work as such."""
+    """Whether a message names an argument, its path, or the units that refuse the work."""
     paths = {str(one.value) for one in given.values() if isinstance(one.value, Path)}
     if any(word in message for word in (*face.also, *_units(subject), *paths)):
         return True
@@ -231,7 +235,7 @@ def _where(error: BaseException) -> str:
 
 
 def _state(subject: Any, given: dict[str, Given]) -> list[Any]:
-    """All that a refused call must leave as it was: of the subject, and of modules among the arguments."""
+    """Copy all that a refused call must not change: of the subject, and of modules among the arguments."""
     modules = [value for value in (subject, *(value.value for value in given.values())) if isinstance(value, nn.Module)]
     return [
         [(name, _frozen(value)) for name, value in module.state_dict().items()]
@@ -246,7 +250,7 @@ def _inputs(given: dict[str, Given]) -> list[Any]:
 
 
 def _frozen(value: Any) -> Any:
-    """A copy to compare with later, of what can be compared."""
+    """Copy a value for a later comparison, if it can be compared."""
     if isinstance(value, nn.parameter.UninitializedTensorMixin) or (isinstance(value, Tensor) and value.is_meta):
         return None
     if isinstance(value, Tensor):
@@ -269,7 +273,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _numbers(answer: Any) -> Iterator[Tensor]:
-    """Every tensor and real number of an answer, in float64."""
+    """Yield every tensor and real number of an answer, in float64."""
     if isinstance(answer, Evaluation):
         answer = answer._replace(accuracy=0.0)  # documented not to be a number for real targets
     if isinstance(answer, nn.Module):
@@ -292,7 +296,7 @@ _UNFILLED = nn.parameter.UninitializedTensorMixin
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise `Slow` in what takes more CPU seconds, or twenty times as many by the clock: it may wait for ever."""
+    """Raise `Slow` in a block that takes more CPU seconds, or twenty times as many by the clock."""
 
     def stop(*_: object) -> None:
         raise Slow(f"more than {seconds:g} seconds")
@@ -311,7 +315,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def _gathered(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Findings that say the same, once, with their number and one case."""
+    """Group equal findings, with their number and one case."""
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.outcome.startswith("finding"):

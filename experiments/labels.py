@@ -1,9 +1,9 @@
-"""How much is pretraining worth, by number of labels? Test error of every start, each tuned alike.
+"""How much is pretraining worth, by number of labels? The test error of every start, tuned in the same way.
 
-Each cell, a start in an architecture with a number of labels, is tuned as `study.trial` says. With more labels
-than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit N,
-networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
-and the test errors are theirs: for N epochs, or for --epochs where those are better on validation for the first seeds.
+Each trial, a start in an architecture with a number of labels, is tuned as `study.tuning` says. If it has more labels
+than --narrow, it chooses one of the settings that were best with that number. With --refit N, networks that have all
+labels are trained once more with the chosen setting, on training and validation rows together, and are tested instead.
+They are trained for N epochs, or for --epochs if the first seeds then have a lower validation error.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,10 @@ class Config(Study):
     architectures: tuple[str, ...] = option(("1024", "500-500"), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     labels: tuple[int, ...] = option((100, 300, 1000, 3000, 10_000, 60_000), "numbers of labelled training rows")
-    narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with so many")
-    refit: int | None = option(None, "with all labels, train once more with the validation rows, for so many epochs")
+    narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with this number")
+    refit: int | None = option(
+        None, "with all labels, train once more with the validation rows, for this number of epochs"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,12 +120,12 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
 
 
 def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
-    """The tables of every architecture."""
+    """Return the tables of every architecture."""
     return "\n\n".join(_text(config, arms, one, one_test_set) for one in config.architectures)
 
 
 def _text(config: Config, arms: Sequence[Arm], architecture: str, one_test_set: bool) -> str:
-    """The tables of one architecture: errors by labels, and what each number of labels came to."""
+    """Return the tables of one architecture: errors by labels, and a conclusion for each number of labels."""
     arms, seeds = [arm for arm in arms if arm["architecture"] == architecture], f"{config.seeds} seeds"
     parts = [f"**{config.data}, {architecture}, test error % by labels, {seeds}**", summary(arms)]
     for labels in sorted(config.labels):
@@ -133,7 +135,7 @@ def _text(config: Config, arms: Sequence[Arm], architecture: str, one_test_set: 
 
 
 def summary(arms: Sequence[Arm]) -> str:
-    """A row a start and a column a number of labels: test error, and which start without pretraining tuned best."""
+    """Return a row a start and a column a number of labels: test error, and a mark at the best baseline."""
     columns = sorted({arm["labels"] for arm in arms})
     rows = [["start", *(labelled(arms, labels) for labels in columns)]]
     for start in dict.fromkeys(arm["start"] for arm in arms):
@@ -145,7 +147,7 @@ def summary(arms: Sequence[Arm]) -> str:
 
 
 def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
-    """Test error against labels, a panel an architecture and a line a start, with bands of one standard deviation."""
+    """Draw test error against labels, a panel an architecture, with bands of one standard deviation."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for arm in sorted(arms, key=lambda arm: int(arm["labels"])):
         runs = panels.setdefault(f"{config.data}, hidden layers {arm['architecture']}", {}).setdefault(

@@ -1,8 +1,8 @@
-"""How good are machines as probability models, by how they were trained?
+"""How good are RBMs as probability models, by estimator?
 
-Every estimator trains the same number of updates, or for the same time, on binary pixels drawn anew at every
-presentation; the likelihood is of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of
-forward and reverse AIS above. The same command goes on where it was broken off.
+Every estimator trains for the same number of updates, or for the same time, on binary pixels that are sampled at every
+presentation. The log-likelihood is that of test pixels sampled once. Log Z is exact up to 25 hidden units, and a
+bracket of forward and reverse AIS above. The same command resumes an interrupted run. Values of the data are in 0..1.
 """
 
 import statistics
@@ -51,12 +51,14 @@ class Config(DataOptions, SeedsOption, DeviceOption, OutOption):
 
     hidden: int = option(20, "hidden units")
     estimators: tuple[str, ...] = option(
-        ("CD", "PCD"), "how the negative phase is drawn: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
+        ("CD", "PCD"), "estimators: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
     )
-    equal: str = option("updates", "what all estimators have alike: updates, or the time of the first one's")
+    equal: str = option(
+        "updates", "what all estimators share: the number of updates, or the time of the first estimator"
+    )
     epochs: tuple[int, ...] = option((60,), "passes over the training rows, a number for each stage")
     gibbs_steps: tuple[int, ...] = option((1,), "k of each stage")
-    rates: tuple[float, ...] = option((0.05, 0.001), "learning rates between which each stage falls in a line")
+    rates: tuple[float, ...] = option((0.05, 0.001), "learning rates at the ends of the stages, linear between")
     momentum: float = option(0.5, "momentum")
     weight_decay: float = option(0.0, "L2 cost of the weights")
     batch_size: int = option(100, "rows an update")
@@ -66,7 +68,7 @@ class Config(DataOptions, SeedsOption, DeviceOption, OutOption):
     average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
-    dream_steps: int = option(10_000, "Gibbs steps of the chains that are drawn")
+    dream_steps: int = option(10_000, "Gibbs steps of the chains in the picture")
 
 
 PRESETS = {
@@ -108,7 +110,7 @@ _PLAIN = "-uncentred"
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train and measure every machine, print the table, and write `results.json`."""
+    """Train and measure every RBM, print the table, and write `results.json`."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     for name in config.estimators:
         if name.removesuffix(_PLAIN) not in ESTIMATORS:
@@ -144,14 +146,14 @@ Stage = tuple[int, int, float, float]
 
 
 def _stages(config: Config) -> list[Stage]:
-    """Epochs, k, and first and last learning rate of every stage."""
+    """Return epochs, k, and first and last learning rate of every stage."""
     if not len(config.epochs) == len(config.gibbs_steps) == len(config.rates) - 1:
         raise ValueError("--epochs and --gibbs-steps take a number for each stage, and --rates one more")
     return [(*two, *rates) for two, rates in zip(zip(config.epochs, config.gibbs_steps), pairwise(config.rates))]  # noqa: B905
 
 
 def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
-    """What share of the first estimator's epochs each of them has: all of it, or what fits into the same time."""
+    """Return the share of the first estimator's epochs that each estimator gets: all, or those of the same time."""
     if config.equal not in ("updates", "time"):
         raise ValueError(f"--equal {config.equal}: choose updates or time")
     if config.equal == "updates":
@@ -169,7 +171,7 @@ def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
 
 
 def _steps(config: Config, name: str, x: Tensor) -> Work:
-    """Steps of one estimator, to be timed."""
+    """Return steps of one estimator, to be timed."""
     rbm = RBM(x.shape[1], config.hidden, seed=0).to(x.device)
     estimator = ESTIMATORS[name.removesuffix(_PLAIN)](config, config.gibbs_steps[0])
     return learning(x, rbm, estimator, batch=config.batch_size)
@@ -178,7 +180,7 @@ def _steps(config: Config, name: str, x: Tensor) -> Work:
 def trained(
     config: Config, stages: list[Stage], name: str, seed: int, x: Tensor, out: Path, device: torch.device
 ) -> tuple[RBM, float]:
-    """A machine trained through all stages, taken up where it was broken off, and the seconds that took."""
+    """Train an RBM through all stages, or resume it, and return it with its seconds of training."""
     rbm, took = RBM(x.shape[1], config.hidden, seed=seed).to(device), 0.0
     path, carried = out / "machines" / f"{name}-{seed}", {}
     for place, (epochs, steps, first, last) in enumerate(stages):
@@ -207,7 +209,7 @@ def trained(
 
 
 def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, Any]:
-    """Mean log-likelihood of the rows of every part, the standard error of the test's, and how log Z was had."""
+    """Return the mean log-likelihood of every part, the standard error on test rows, and the estimate of log Z."""
     if rbm.hidden.size <= _ENUMERABLE:
         log_z, how = float(exact_log_partition(rbm)), {"log_partition": "exact"}
     else:
@@ -227,7 +229,7 @@ def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, An
 
 
 def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
-    """What the first machine of each kind dreams, beside test rows, where rows are images: `dreams.png`."""
+    """Draw samples of the first RBM of each estimator beside test rows, if rows are images: `dreams.png`."""
     shape = image_shape(split)
     if shape is None:
         return
@@ -244,7 +246,7 @@ def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
 
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
-    """One row an estimator: mean and standard deviation over seeds."""
+    """Return a row an estimator: mean and standard deviation over seeds."""
     rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "epochs", "seconds"]]
     for name in dict.fromkeys(arm["estimator"] for arm in arms):
         found = [arm for arm in arms if arm["estimator"] == name]

@@ -25,7 +25,7 @@ class Config(DataOptions, DeviceOption, OutOption):
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     epochs: int = option(10, "passes over the rows for each layer")
     batch_size: int = option(100, "rows an update")
-    seed: int = option(0, "draws weights, order and samples")
+    seed: int = option(0, "seed of weights, order and samples")
 
 
 PRESETS = {
@@ -38,7 +38,7 @@ PRESETS = {
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Pretrain, save `stack.pt`, `log.json`, `filters.png` and `reconstructions.png`, and return the stack's path.
 
-    The same command goes on where it was broken off.
+    The same command resumes an interrupted run.
     """
     _, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out)
@@ -79,7 +79,7 @@ def _draw(stack: DBN, split: datasets.DataSplit, out: Path) -> None:
 
 
 def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]:
-    """Some rows, what each depth of the stack makes of them, and what the stack dreams."""
+    """Return some rows, their reconstructions through each depth of the stack, and samples of the stack."""
     chosen = x[torch.linspace(0, len(x) - 1, count).long()]
     rows, up = {"data": chosen}, chosen
     for depth, rbm in enumerate(stack.layers):
@@ -93,7 +93,7 @@ def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]
 
 
 def image_shape(split: datasets.DataSplit) -> tuple[int, int] | None:
-    """Height and width of the rows, where they are images."""
+    """Return height and width of the rows, or None if they are no images."""
     return None if split.shape is None else (split.shape[-2], split.shape[-1])
 
 
