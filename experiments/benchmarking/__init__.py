@@ -1,1 +1,1 @@
-"""What the benchmarks stand on: timing, other libraries, costs of steps, memory and pools of ranks."""
+"""Parts of the benchmarks: timing, other libraries, costs of steps, memory and pools of ranks."""

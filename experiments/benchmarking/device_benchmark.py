@@ -1,7 +1,7 @@
-"""The parts of `benchmark` that ask for a GPU: large stacks and steps, long AIS, a whole comparison, and repeating.
+"""Parts of `benchmark` for a GPU: large stacks and steps, long AIS, a whole comparison, and repeated runs.
 
-They run on a CPU too, where it is asked for, at sizes that suit it. Rows have seconds of wall time, the device's queue
-included, where the other parts have ratios: what is at stake is how long the work takes.
+They also run on a CPU, at smaller sizes. Most rows have seconds of wall time instead of ratios, including the queue of
+the device.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ _OUTER = 2  # products of a step of CD-1 that are outer ones, beside three forwa
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large what is measured is, and how often."""
+    """Sizes of the work, and repetitions."""
 
     rounds: int = option(9, "rounds of each pair")
     rows: int = option(20_000, "training rows; a hundredth as many updates")
     hinton: tuple[int, ...] = option((500, 500, 2000), "hidden layers of the stack of Hinton and Salakhutdinov (2006)")
-    hinton_data: str = option("mnist", "its data; the bundled digits, repeated, where they are not there")
+    hinton_data: str = option("mnist", "its data; if absent, the bundled digits, repeated")
     hinton_rows: int = option(60_000, "its training rows, in batches of 100")
     hinton_epochs: int = option(50, "its epochs a layer")
     agreement_epochs: int = option(3, "epochs a layer of shorter runs on the CPU and on the device")
-    agreement_seeds: int = option(5, "seeds of those")
+    agreement_seeds: int = option(5, "seeds of the shorter runs")
     large: tuple[int, ...] = option((4096, 4096, 4096), "rows a batch, visible and hidden units of large steps")
-    large_batches: int = option(10, "batches of those a round")
+    large_batches: int = option(10, "batches of large steps a round")
     long_ais: tuple[int, ...] = option((500, 1000, 14_503), "hidden units, chains and temperatures of a long AIS")
     comparison: str = option("mnist", "preset and options of a whole comparison by experiments.compare, as one word")
 
@@ -55,10 +55,10 @@ class Sizes:
 
 
 def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Seconds of whole pretraining with what it has come to, and whether the CPU comes to the same."""
+    """Time a whole pretraining, measure its stack, and compare shorter runs on the CPU and on the device."""
     x, test, name = _digits(config)
     sizes = _named(config)
-    _pretrained(config, x[:200], device, epochs=1, seed=0)  # what is loaded and compiled at first is not counted
+    _pretrained(config, x[:200], device, epochs=1, seed=0)  # warm up: loading and compiling are not counted
     for kind in PRODUCTS:
         with matrix_products(kind):
             took, stack = _pretrained(config, x, device, epochs=config.hinton_epochs, seed=0)
@@ -71,7 +71,7 @@ def hinton(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def _agreement(config: Sizes, x: Tensor, test: Tensor, device: torch.device) -> Iterator[Row]:
-    """What shorter runs of several seeds come to on the CPU, and on the device where it is another."""
+    """Measure shorter runs of several seeds on the CPU, and on the device if it is another."""
     places: list[tuple[torch.device, Products]] = [(torch.device("cpu"), "float32")]
     places += [(device, kind) for kind in PRODUCTS if device.type != "cpu"]
     for place, kind in places:
@@ -89,7 +89,7 @@ def _agreement(config: Sizes, x: Tensor, test: Tensor, device: torch.device) -> 
 
 
 def _pretrained(config: Sizes, x: Tensor, device: torch.device, *, epochs: int, seed: int) -> tuple[float, DBN]:
-    """Seconds of pretraining, and the stack."""
+    """Pretrain a stack, and return the seconds and the stack."""
     stack = DBN([x.shape[1], *config.hinton], seed=seed).to(device)
     with contextlib.redirect_stderr(io.StringIO()):
         took = seconds(lambda: stack.pretrain(x, epochs=epochs, seed=seed), device)
@@ -97,13 +97,13 @@ def _pretrained(config: Sizes, x: Tensor, device: torch.device, *, epochs: int, 
 
 
 def _quality(stack: DBN, test: Tensor) -> dict[str, float]:
-    """The mean squared error of a test row's reconstruction, and the first layer's log-likelihood of binary rows."""
+    """Return the squared error of reconstructed test rows, and the first layer's log-likelihood of binary rows."""
     error = (stack.reconstruct(test).cpu() - test).square().sum(1).mean()
     return {"reconstruction_error": float(error), "likelihood": nats(stack.layers[0], (test > 0.5).float())}
 
 
 def rivals(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Seconds of others for as many updates of the same layers on the same device, from one epoch, over ours."""
+    """Estimate the seconds of other libraries for the same updates on the same device, from one epoch, over ours."""
     x, _, _ = _digits(config)
     layers = [
         (x.to(device) if place == 0 else torch.rand(len(x), inputs, device=device), hidden)
@@ -127,7 +127,7 @@ def rivals(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def large(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Steps as large as a GPU wants them, in TFLOP/s, over their products at the same precision."""
+    """Time large steps in TFLOP/s, over their products at the same precision."""
     batch, visible, hidden = config.large
     x = torch.rand(config.large_batches * batch, visible, device=device, generator=_generator(device))
     operations = 2 * (3 + _OUTER) * len(x) * visible * hidden
@@ -141,7 +141,7 @@ def large(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def long_annealing(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Seconds of AIS with as many temperatures as Salakhutdinov and Murray (2008) took."""
+    """Time AIS with the temperatures of Salakhutdinov and Murray (2008)."""
     hidden, chains, temperatures = config.long_ais
     x = repeated(datasets.load("mnist-sample").train.x, config.rows).to(device)
     rbm, found = ours(x, hidden)(), []
@@ -158,7 +158,7 @@ def long_annealing(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def comparison(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Seconds of a whole comparison of starts, pretraining included."""
+    """Time a whole comparison of starts, pretraining included."""
     words = shlex.split(config.comparison)
     _, chosen = parse(compare.PRESETS, "", words)
     what = f"experiments.compare {config.comparison}"
@@ -175,7 +175,7 @@ def comparison(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def repeat(config: Sizes, device: torch.device) -> Iterator[Row]:
-    """Whether one seed gives the same bits twice, of a stack and of the network that is made of it."""
+    """Check that one seed gives the same bits twice, of a stack and of its fine-tuned network."""
     split = datasets.load("mnist-sample")
     rows = [repeated(part, config.rows) for part in split.train]
     for kind in PRODUCTS:
@@ -188,7 +188,7 @@ def repeat(config: Sizes, device: torch.device) -> Iterator[Row]:
 
 
 def _trained(config: Sizes, x: Tensor, y: Tensor, classes: int, device: torch.device) -> list[Tensor]:
-    """All parameters of a stack after an epoch a layer, and of its network after one with dropout."""
+    """Return the parameters of a stack after an epoch a layer, and of its network after one with dropout."""
     _, stack = _pretrained(config, x, device, epochs=1, seed=0)
     network = stack.to_mlp(classes, dropout=0.5, seed=0)
     finetune(network, x, y, epochs=1, progress=False, seed=0)
@@ -196,14 +196,14 @@ def _trained(config: Sizes, x: Tensor, y: Tensor, classes: int, device: torch.de
 
 
 def _digits(config: Sizes) -> tuple[Tensor, Tensor, str]:
-    """All training rows, validation rows included, over and over until there are enough; test rows; and their name."""
+    """Return training and validation rows, repeated to the wanted number, test rows, and the name of the data."""
     name = config.hinton_data if _is_there(config.hinton_data) else "mnist-sample"
     split = datasets.load(name)
     return repeated(torch.cat([split.train.x, split.validation.x]), config.hinton_rows), split.test.x, name
 
 
 def _is_there(data: str, root: str | None = None) -> bool:
-    """Whether a data set is on this machine, bundled or in a file where it is no named one."""
+    """Whether a data set is on this computer: bundled, in the data folder, or a file."""
     files = SOURCES[data][1] if data in SOURCES else []
     return all((datasets.data_folder(root) / file).is_file() for file in files)
 
@@ -216,7 +216,7 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(0)
 
 
-#: The parts by name, which a run on CUDA has by default.
+#: The parts by name. A run on CUDA has them by default.
 ON_GPU: dict[str, Callable[[Any, torch.device], Iterable[Row]]] = {
     "hinton": hinton,
     "hinton-peers": rivals,

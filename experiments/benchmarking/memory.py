@@ -1,4 +1,4 @@
-"""The memory that a process has taken at its peak."""
+"""Peak memory of a process."""
 
 import resource
 from pathlib import Path
@@ -7,9 +7,9 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_bytes() -> int:
-    """Largest resident size of this process so far, or since it was last forgotten, in bytes.
+    """Return the largest resident size of this process so far, or since `forget_peak`, in bytes.
 
-    What Linux says of the process, and not `ru_maxrss`, which a child inherits from the process that started it.
+    On Linux this is not `ru_maxrss`, which a child inherits from its parent.
     """
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -18,6 +18,6 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Let the peak be counted from here, where the system can."""
+    """Reset the peak to the present size, if the system can."""
     if _RESET.exists():
         _RESET.write_text("5")

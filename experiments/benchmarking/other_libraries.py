@@ -1,8 +1,9 @@
-"""Other implementations of the same training, each as a function that fits one epoch; those not installed are skipped.
+"""Other implementations of the same training, each as a function that fits one epoch.
 
-Each gets the same rows, the same number of updates and learning rate 0.1, through its own public calls, with what it
-does besides (pseudo-likelihoods, metrics, bars) where its own loop does it. Parameters are on the device of the rows
-that it is given; rows that it reads one by one lie on the CPU, where data sets are, and go to the device in batches.
+Each gets the same rows, the same number of updates and learning rate 0.1, through its own public calls. Extra work of
+its own loop, such as pseudo-likelihoods, metrics and bars, is included. Parameters are on the device of the rows. Rows
+that are read one by one lie on the CPU, as in data sets, and go to the device in batches. A library that is not
+installed is skipped.
 """
 
 import contextlib
@@ -29,11 +30,11 @@ T = TypeVar("T")
 
 
 class OtherLibraryError(Exception):
-    """Another implementation is not installed, or has failed, which is no fault of ours."""
+    """Another implementation is not installed, or has failed."""
 
 
 def guarded(work: Callable[[], T]) -> Callable[[], T]:
-    """The same without what it prints, whose errors are PeerErrors."""
+    """Make work silent, and raise its errors as OtherLibraryError."""
 
     def quiet() -> T:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -46,7 +47,7 @@ def guarded(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def ours(x: Tensor, hidden: int) -> Fit:
-    """This library, as the others."""
+    """Fit an epoch by this library."""
 
     def fit() -> RBM:
         rbm = RBM(x.shape[1], hidden, seed=0).to(x.device)
@@ -57,13 +58,13 @@ def ours(x: Tensor, hidden: int) -> Fit:
 
 
 def nats(rbm: RBM, test: Tensor) -> float:
-    """Mean log-likelihood of binary rows, by AIS."""
+    """Return the mean log-likelihood of binary rows, by AIS."""
     estimate = ais(rbm, chains=100, temperatures=1000, progress=False, seed=0)
     return float(log_likelihood(rbm, test, estimate).mean())
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Grey images as torchvision's data sets hand them out: a PIL image and ToTensor for every row."""
+    """Grey images as torchvision's data sets return them: a PIL image and ToTensor for every row."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y, self.transform = (255 * x.cpu()).to(torch.uint8).reshape(-1, 28, 28), y.cpu(), ToTensor()
@@ -76,17 +77,17 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def tutorial_of_tensors(x: Tensor, hidden: int) -> Fit:
-    """The loop of the tutorials over rows that are tensors already."""
+    """Fit by the loop of the tutorials, over rows that are tensors."""
     return tutorial(x, hidden, DataLoader(TensorDataset(x.cpu()), batch_size=BATCH, shuffle=True))
 
 
 def tutorial_of_images(x: Tensor, hidden: int) -> Fit:
-    """The loop of the tutorials over images as torchvision's data sets hand them out."""
+    """Fit by the loop of the tutorials, over images of torchvision's data sets."""
     return tutorial(x, hidden, DataLoader(Images(x, torch.zeros(len(x))), batch_size=BATCH, shuffle=True))
 
 
 def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
-    """The loop of the tutorials: a DataLoader, torch.bernoulli, and plain updates of the parameters."""
+    """Fit by the loop of the tutorials: a DataLoader, torch.bernoulli, and plain updates of the parameters."""
 
     @torch.no_grad()
     def fit() -> RBM:
@@ -105,7 +106,7 @@ def tutorial(x: Tensor, hidden: int, loader: Iterable[Any]) -> Fit:
 
 
 def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
-    """scikit-learn's BernoulliRBM, which trains by PCD-1."""
+    """Fit by scikit-learn's BernoulliRBM, which trains by PCD-1."""
     if x.device.type != "cpu":
         raise ValueError(f"scikit-learn computes on CPUs alone, not on {x.device.type}")
     kind = importlib.import_module("sklearn.neural_network").BernoulliRBM
@@ -120,7 +121,7 @@ def scikit_learn(x: Tensor, hidden: int, dtype: torch.dtype) -> Fit:
 
 
 def rbms(x: Tensor, hidden: int) -> Fit:
-    """rbms 0.6, centred CD-1 by its own loop, with the archive that the loop writes at its end."""
+    """Fit by rbms 0.6: centred CD-1 by its own loop, with the archive that the loop writes at its end."""
     rbms_library.installed()
 
     def fit() -> RBM:
@@ -131,7 +132,7 @@ def rbms(x: Tensor, hidden: int) -> Fit:
 
 
 def learnergy(x: Tensor, hidden: int) -> Fit:
-    """learnergy's RBM, CD-1 by autograd."""
+    """Fit by learnergy's RBM: CD-1 by autograd."""
     kind = importlib.import_module("learnergy.models.bernoulli").RBM
     rows, on_gpu = TensorDataset(x.cpu(), torch.zeros(len(x))), x.device.type == "cuda"
 
@@ -144,7 +145,7 @@ def learnergy(x: Tensor, hidden: int) -> Fit:
 
 
 def boltzmann9(x: Tensor, hidden: int) -> Fit:
-    """boltzmann9, PCD-1 by its own step."""
+    """Fit by boltzmann9: PCD-1 by its own step."""
     kind = importlib.import_module("boltzmann9").RBM
 
     def fit() -> RBM:
@@ -157,7 +158,7 @@ def boltzmann9(x: Tensor, hidden: int) -> Fit:
 
 
 def original_finetuning(network: nn.Module, images: Dataset[Any], device: torch.device) -> Callable[[], None]:
-    """An epoch of the original script's fine-tuning loop: Adam at 1e-3, batches of 100 from a DataLoader."""
+    """Return an epoch of the original script's fine-tuning: Adam at 1e-3, batches of 100 from a DataLoader."""
     loader = DataLoader(images, batch_size=100, shuffle=True, drop_last=True)
     optimizer, criterion = torch.optim.Adam(network.parameters(), lr=1e-3), nn.CrossEntropyLoss()
 
@@ -184,7 +185,7 @@ OTHER_LIBRARIES: dict[str, Callable[[Tensor, int], Fit]] = {
 
 @torch.no_grad()
 def as_rbm(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor, visible: Unit | None = None) -> RBM:
-    """Their parameters in one of our machines, of binary units or of other visible ones, for the likelihood."""
+    """Copy parameters of another library into an RBM of this one, with Bernoulli or other visible units."""
     rbm = RBM(visible or weight.shape[0], weight.shape[1], weight_scale=0.0).to(weight.device)
     rbm.weight.copy_(weight)
     rbm.visible_bias.copy_(visible_bias.flatten())
@@ -193,7 +194,7 @@ def as_rbm(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor, visible: U
 
 
 def _start(x: Tensor, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights and the biases that they begin with, on the device of the rows."""
+    """Draw initial weights and biases, on the device of the rows."""
     visible, device = x.shape[1], x.device
     weight = 0.01 * torch.randn(visible, hidden, device=device)
     return weight, torch.zeros(visible, device=device), torch.zeros(hidden, device=device)

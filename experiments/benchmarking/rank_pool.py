@@ -1,4 +1,4 @@
-"""Several processes that work as one, joined by Gloo, and wait for calls: to test and time what they do."""
+"""A pool of processes that are joined by Gloo and wait for calls, for tests and timings."""
 
 import multiprocessing
 import os
@@ -15,11 +15,11 @@ _PATIENCE = 60  # seconds, after which a call has hung
 
 
 class RankPool:
-    """So many processes that make the same call.
+    """A pool of processes that make the same call.
 
     Args:
-        count: how many.
-        pinned: keep each to a core of its own, where there is one for each.
+        count: number of processes.
+        pinned: pin each to a core of its own, if there are enough cores.
     """
 
     def __init__(self, count: int, *, pinned: bool = False) -> None:
@@ -29,7 +29,7 @@ class RankPool:
         self.processes: list[Any] = []
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
-        """What the function gives on every process; an error of the first one that has one is raised."""
+        """Call a function on every process, and return its values; raise the first error."""
         if not self.processes:
             self.start()
         for pipe in self.pipes:
@@ -43,7 +43,7 @@ class RankPool:
         return [value for value, _ in answers]
 
     def start(self) -> None:
-        """Start the processes, which takes seconds."""
+        """Start the processes, in some seconds."""
         context = multiprocessing.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory()
         store, ends = Path(self.folder.name) / "store", [context.Pipe() for _ in range(self.count)]
@@ -56,7 +56,7 @@ class RankPool:
             process.start()
 
     def stop(self) -> None:
-        """End the processes; the next call starts others."""
+        """End the processes; the next call starts new ones."""
         for process in self.processes:
             process.kill()
             process.join()
@@ -68,7 +68,7 @@ class RankPool:
 def _serve(connection: Any, store: str, count: int, rank: int, core: int | None) -> None:
     if core is not None:
         os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)  # or as many processes as cores would wait for each other's threads
+    torch.set_num_threads(1)  # else the processes would wait for each other's threads
     patience = timedelta(seconds=_PATIENCE)
     dist.init_process_group("gloo", init_method=f"file://{store}", world_size=count, rank=rank, timeout=patience)
     while True:

@@ -1,7 +1,7 @@
-"""rbms 0.6 by its own public calls: its training loop, its samplers and its AIS.
+"""rbms 0.6, by its own public calls: training loop, samplers and AIS.
 
 rbms (Béreux et al., https://github.com/DsysDML/rbms) 0.6 needs Python 3.12. Releases before 0.6 had other modules and
-are not supported. Its loop writes an archive at its last update, which is counted as a part of it.
+are not supported. Its loop writes an archive at its last update, which is included.
 """
 
 import importlib
@@ -23,10 +23,10 @@ Rows = Literal["bernoulli", "categorical"]
 
 
 def installed() -> str:
-    """The installed release; the module's own `__version__` is not that of the package.
+    """Return the installed release; the module's own `__version__` is not that of the package.
 
     Raises:
-        ImportError: if there is none, or one that these calls do not fit.
+        ImportError: if no release is installed, or one before 0.6.
     """
     try:
         found = version("rbms")
@@ -38,7 +38,7 @@ def installed() -> str:
 
 
 def part(module: str, name: str) -> Any:
-    """One public name of rbms, without what importing it warns of."""
+    """Import one public name of rbms, without warnings."""
     installed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,17 +46,17 @@ def part(module: str, name: str) -> Any:
 
 
 class Training:
-    """Training by rbms' own loop, a number of updates at a time; it draws from random numbers of its own.
+    """Training by the loop of rbms, some updates at a time, with random numbers of its own.
 
     Args:
-        model: one of rbms' machines.
-        rows: training rows, as its machine reads them.
-        kind: what the rows hold. Binary rows are drawn anew from their values in every batch, by its data set.
-        sampler: makes the negative phase of the machine.
+        model: an RBM of rbms.
+        rows: training rows, in the format of the model.
+        kind: of the rows. Its data set samples binary rows anew in every batch.
+        sampler: makes the sampler of the negative phase for a model.
         batch: rows an update.
         learning_rate: of plain gradient ascent.
         centred: whether the gradient is centred at each batch's means, as rbms does by default.
-        seed: of all that is drawn.
+        seed: of all random numbers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Training:
         self.optimisers = [torch.optim.SGD(model.parameters(), lr=learning_rate, maximize=True)]
 
     def update(self, updates: int) -> None:
-        """Train for so many updates more."""
+        """Train for some more updates."""
         with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
             torch.set_rng_state(self.random)
             self.loop(
@@ -107,14 +107,14 @@ class Training:
 
 
 def binary(weight: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> Any:
-    """Its machine of binary units with copies of these parameters."""
+    """Make its binary RBM with copies of these parameters."""
     return part("bernoulli_bernoulli.classes", "BBRBM")(
         *(value.detach().clone() for value in (weight, visible_bias, hidden_bias))
     )
 
 
 def potts(rbm: RBM, classes: int) -> Any:
-    """Its machine of Potts and binary units with our parameters; a weight has its dimensions (sites, classes, H)."""
+    """Make its RBM of Potts and binary units with the parameters of `rbm`; its weight is (sites, classes, H)."""
     shape = (-1, classes)
     weight = rbm.weight.detach().clone().view(*shape, rbm.hidden.size)
     parts = weight, rbm.visible_bias.detach().clone().view(shape), rbm.hidden_bias.detach().clone()
@@ -122,12 +122,12 @@ def potts(rbm: RBM, classes: int) -> Any:
 
 
 def codes(rows: Tensor, classes: int) -> Tensor:
-    """One-hot rows (n, sites · classes) as the numbers (n, sites) that its Potts machines read."""
+    """Convert one-hot rows (n, sites · classes) to class numbers (n, sites), the format of its Potts RBM."""
     return rows.view(len(rows), -1, classes).argmax(-1).to(rows.dtype)
 
 
 def epoch(start: tuple[Tensor, Tensor, Tensor], x: Tensor, *, batch: int, learning_rate: float) -> Any:
-    """Its machine of binary units after an epoch of centred CD-1."""
+    """Train its binary RBM for an epoch of centred CD-1."""
     cd, model = part("sampler", "CD"), binary(*start)
     options = {"batch": batch, "learning_rate": learning_rate, "centred": True, "seed": 0}
     Training(model, x, "bernoulli", lambda model: cd(model, num_steps=1), **options).update(len(x) // batch)
@@ -135,13 +135,13 @@ def epoch(start: tuple[Tensor, Tensor, Tensor], x: Tensor, *, batch: int, learni
 
 
 def persistent(start: Tensor, steps: int) -> Callable[[Any], Any]:
-    """Makes its sampler of persistent chains, which start at these rows."""
+    """Return a maker of its sampler of persistent chains, which start at these rows."""
     kind = part("sampler", "PCD")
     return lambda model: kind(model, model.init_chains(num_samples=len(start), start_v=start), steps)
 
 
 def annealing(rbm: RBM, *, chains: int, temperatures: int) -> Callable[[], float]:
-    """Its own estimate of log Z of our machine, from its base, biases without weights."""
+    """Return a call of its AIS for log Z of `rbm`, from its base: biases without weights."""
     estimate = part("partition_function.ais", "compute_partition_function_ais")
     model = binary(rbm.weight, rbm.visible_bias, rbm.hidden_bias)
     return torch.no_grad()(lambda: float(estimate(num_chains=chains, num_beta=temperatures, params=model)))

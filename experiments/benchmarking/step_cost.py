@@ -1,4 +1,4 @@
-"""What learning costs as batch, width, Gibbs steps and layers grow, against the products alone."""
+"""The cost of training by batch size, width, Gibbs steps and layers, relative to the products alone."""
 
 import contextlib
 import io
@@ -11,17 +11,17 @@ from torch import Tensor
 from dbn import CD, DBN, RBM, plots
 from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated
 
-#: Learning leaves the floor where it takes this many times as long as its products.
+#: Training is said to be slow if it takes more than this factor of the time of its products.
 LEAVES = 1.5
 
 
 def growth(x: Tensor, grid: Mapping[str, Sequence[int]], rounds: int) -> Iterator[Row]:
-    """Ours over the products for each number of the grid, everything else as in 784→500, CD-1, batches of 100.
+    """Time training over its products for each number of the grid; the rest is 784→500, CD-1, batches of 100.
 
-    Layers are all of the width of the visible layer, pretrained for one epoch, with encoding and history.
+    Stacks have layers of the width of the visible layer. They are pretrained for one epoch, with encoding and history.
 
     Args:
-        x: rows (n, V), repeated as often as needed.
+        x: rows (n, V), which are repeated if necessary.
         grid: numbers by "rows a batch", "hidden units", "Gibbs steps" and "layers".
         rounds: rounds of each pair.
     """
@@ -40,7 +40,7 @@ def growth(x: Tensor, grid: Mapping[str, Sequence[int]], rounds: int) -> Iterato
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Microseconds a row, ours and the products', by each axis, with the place where ours leaves the floor."""
+    """Draw microseconds a row by each axis, of training and of its products, and name the slow range."""
     panels = {}
     for axis in dict.fromkeys(row["axis"] for row in rows):
         found = [row for row in rows if row["axis"] == axis]
@@ -51,7 +51,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def leaving(values: list[int], ratios: list[float]) -> str:
-    """Where learning takes over LEAVES times its products, in words."""
+    """Describe where training takes more than LEAVES times its products."""
     above = [ratio > LEAVES for ratio in ratios]
     shown = f"{min(ratios):.2f} to {max(ratios):.2f} times the products"
     if not any(above):

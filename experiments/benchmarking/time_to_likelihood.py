@@ -1,10 +1,10 @@
-"""CPU seconds that other implementations and this library need for the same exact likelihood, in one process.
+"""CPU seconds of other implementations and of this library to the same exact likelihood, in one process.
 
-Both train one machine by persistent contrastive divergence, from the same parameters, on the same rows, with the same
-chains, Gibbs steps, batch size, learning rate and number of updates. Blocks of updates alternate, each through the
-public training loop of its library, with all that the loop does besides; a block is measured by the CPU seconds of the
-process, so that other work on the machine counts for neither. After some passes over the rows the mean log-likelihood
-of test rows is exact, by enumeration of the hidden side. It all runs on the CPU.
+Both train an RBM by persistent contrastive divergence, from the same parameters, on the same rows, with the same
+chains, Gibbs steps, batch size, learning rate and number of updates. Blocks of updates alternate. Each block runs the
+public training loop of its library, with all extra work of that loop. A block is measured in CPU seconds of the
+process, so that other work on the computer does not count. After some passes over the rows the mean log-likelihood of
+test rows is computed exactly, by enumeration of the hidden states. Everything runs on the CPU.
 
 Another implementation joins by a class like `Ours`, and a line in `TRAINERS`.
 """
@@ -33,7 +33,7 @@ OF = "CPU seconds of theirs / ours to the same exact likelihood"
 
 @dataclass(frozen=True)
 class Race:
-    """What is trained, and for how long."""
+    """Data, sizes and lengths of the training."""
 
     likelihood_data: tuple[str, ...] = option(
         ("digits", "potts"), "rows of it: digits, or those of a known Potts model"
@@ -48,7 +48,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Task:
-    """One machine to train: where it starts, on which rows, and how."""
+    """An RBM to train: its start, its rows, and its options."""
 
     name: str
     start: RBM
@@ -59,36 +59,36 @@ class Task:
     centred: bool = False
     learning_rate: float = 0.1
     steps: int = 5
-    #: Mean log-likelihood of the test rows under the model that made the rows, where it is known.
+    #: Mean log-likelihood of the test rows under the model that made the rows, if it is known.
     truth: float | None = None
-    #: That of the start, with which every curve begins.
+    #: Mean log-likelihood of the test rows under the start.
     begin: float = math.nan
 
     @property
     def updates_per_pass(self) -> int:
-        """Updates of one pass over the rows, whose number the batch size divides."""
+        """Updates of one pass over the rows; the batch size divides their number."""
         return len(self.x) // self.batch
 
 
 class Trainer(Protocol):
-    """An implementation at work on one task; its chains and its machine go on from call to call."""
+    """An implementation that trains on one task; its chains and its RBM persist between calls."""
 
     def update(self, updates: int) -> None:
-        """Make so many updates more, a multiple of those of a pass."""
+        """Train for some more updates, a multiple of those of a pass."""
 
     def current_rbm(self) -> RBM:
-        """Its parameters of now, in one of our machines with the units of the task."""
+        """Return its present parameters in an RBM of this library, with the units of the task."""
 
 
 class Ours:
-    """This library, by `train`, its records included."""
+    """This library, by `train`, with its records."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.rbm, self.chains = task, deepcopy(task.start), PCD(task.chains, steps=task.steps)
         self.generator = _generator()
 
     def update(self, updates: int) -> None:
-        """Make so many updates more."""
+        """Train for some more updates."""
         train(
             self.rbm,
             self.task.x,
@@ -105,12 +105,12 @@ class Ours:
         )
 
     def current_rbm(self) -> RBM:
-        """The machine as it is."""
+        """Return the RBM."""
         return self.rbm
 
 
 class Rbms:
-    """rbms 0.6, by its own loop and its own chains, which start where ours do: at draws from the visible biases."""
+    """rbms 0.6, by its own loop and chains; the chains start at samples from the visible biases, as ours do."""
 
     def __init__(self, task: Task) -> None:
         self.task, start, units = task, task.start, task.start.visible
@@ -133,21 +133,21 @@ class Rbms:
         )
 
     def update(self, updates: int) -> None:
-        """Make so many updates more, without the bar that its loop shows."""
+        """Train for some more updates, without the bar of its loop."""
         guarded(lambda: self.training.update(updates))()
 
     def current_rbm(self) -> RBM:
-        """Its parameters in a machine of the task's units; a Potts weight has its classes in a dimension of its own."""
+        """Return its parameters in an RBM of the task's units; a Potts weight has a dimension for classes."""
         model, units = self.training.model, self.task.start
         return as_rbm(model.weight_matrix.reshape(units.weight.shape), model.vbias, model.hbias, units.visible)
 
 
-#: Other implementations by name, each with what is installed of it: an ImportError if nothing is that fits.
+#: Other implementations by name, each with a function that returns its release or raises ImportError.
 TRAINERS: dict[str, tuple[Callable[[], str], Callable[[Task], Trainer]]] = {"rbms": (rbms_library.installed, Rbms)}
 
 
 def race(config: Race, device: torch.device) -> Iterator[Row]:
-    """A row of every implementation for every task, whose ratio is that of CPU seconds to the same likelihood."""
+    """Yield a row of every implementation for every task, with the ratio of CPU seconds to the same likelihood."""
     found: dict[str, str] = {}
     for name, (installed, _) in TRAINERS.items():
         try:
@@ -174,8 +174,8 @@ def tasks(config: Race) -> Iterable[Task]:
 
 
 def measured(label: str, task: Task, trainer: Callable[[Task], Trainer], passes: Sequence[int]) -> Row:
-    """The row of one implementation: both curves of likelihood over CPU seconds, and the ratios that follow."""
-    guarded(lambda: trainer(task).update(task.updates_per_pass))()  # what is compiled at first is not counted
+    """Measure one implementation: both curves of likelihood over CPU seconds, and their ratios."""
+    guarded(lambda: trainer(task).update(task.updates_per_pass))()  # warm up: compiling is not counted
     Ours(task).update(task.updates_per_pass)
     sides: list[Trainer] = [guarded(lambda: trainer(task))(), Ours(task)]
     block, spent, ratios = math.gcd(*passes), [0.0, 0.0], []
@@ -191,7 +191,7 @@ def measured(label: str, task: Task, trainer: Callable[[Task], Trainer], passes:
 
 
 class Point(NamedTuple):
-    """Where one of the two was after some updates."""
+    """A point of a curve."""
 
     updates: int
     seconds: float
@@ -199,7 +199,7 @@ class Point(NamedTuple):
 
 
 def seconds_to(curve: Sequence[Point], level: float) -> float | None:
-    """CPU seconds when a curve first reached a likelihood, by lines between its points, or None if it never did."""
+    """Return the CPU seconds at which a curve first reaches a likelihood, by linear interpolation, or None."""
     for before, after in pairwise(curve):
         if before.likelihood <= level <= after.likelihood:
             part = (level - before.likelihood) / ((after.likelihood - before.likelihood) or 1.0)
@@ -208,7 +208,7 @@ def seconds_to(curve: Sequence[Point], level: float) -> float | None:
 
 
 def _row(label: str, task: Task, curves: Sequence[Sequence[Point]], ratios: Sequence[float]) -> Row:
-    """What was measured, in numbers and in a sentence."""
+    """Return the measurements, in numbers and in a sentence."""
     ends = [curve[-1] for curve in curves]
     levels = [
         _level(curves, point.likelihood) for point in sorted({*curves[0][1:], *curves[1][1:]}, key=lambda p: p[2])
@@ -239,7 +239,7 @@ _SIDES = ("theirs", "ours")
 
 
 def _level(curves: Sequence[Sequence[Point]], likelihood: float) -> dict[str, Any]:
-    """CPU seconds of both to one likelihood, and their ratio if both have reached it."""
+    """Return the CPU seconds of both to one likelihood, and their ratio if both reached it."""
     theirs, ours = (seconds_to(curve, likelihood) for curve in curves)
     ratio = theirs / ours if theirs is not None and ours else None
     return {"likelihood": likelihood, "cpu_seconds": [theirs, ours], "ratio": ratio}
@@ -256,19 +256,19 @@ def _cpu_seconds(side: Trainer, updates: int) -> float:
 
 
 def _nats(rbm: RBM, test: Tensor) -> float:
-    """Exact mean log-likelihood of test rows."""
+    """Return the exact mean log-likelihood of test rows."""
     return float(log_likelihood(rbm, test, exact_log_partition(rbm)).mean())
 
 
 def _digits(config: Race) -> Task:
-    """The bundled digits in black and white, from the biases of their means."""
+    """Make a task of the bundled digits in black and white."""
     split = datasets.load("mnist-sample")
     x, test = ((part > 0.5).float() for part in (split.train.x, split.test.x))
     return _task(config, f"digits, {x.shape[1]}→{config.likelihood_hidden}", Bernoulli(x.shape[1]), x, test)
 
 
 def _potts(config: Race) -> Task:
-    """Rows of a known Potts model, drawn exactly: a machine of ours whose hidden units are on half of the time."""
+    """Make a task of exact samples of a known Potts model: an RBM whose hidden units are on half of the time."""
     sites, classes = config.likelihood_sites
     units = Categorical(sites * classes, classes=classes)
     model = RBM(units, config.likelihood_hidden, weight_scale=1.0, seed=0)
@@ -281,7 +281,7 @@ def _potts(config: Race) -> Task:
 
 
 def _task(config: Race, name: str, units: Bernoulli | Categorical, x: Tensor, test: Tensor) -> Task:
-    """A task on whole batches of these rows, from the biases of their means and small weights."""
+    """Make a task on whole batches of these rows, from the biases of their means and small weights."""
     batch, chains = config.likelihood_batch, config.likelihood_chains
     x = x[: min(len(x), config.likelihood_rows) // batch * batch]
     start = RBM(units, config.likelihood_hidden, seed=2)
@@ -293,12 +293,12 @@ def _task(config: Race, name: str, units: Bernoulli | Categorical, x: Tensor, te
 
 @torch.no_grad()
 def exact_samples(rbm: RBM, rows: int, *, seed: int) -> Tensor:
-    """Independent samples of a small machine: h by its probability among all hidden states, then v given h: (rows, V).
+    """Draw independent samples of a small RBM: h by its probability among all hidden states, then v given h: (rows, V).
 
     Args:
-        rbm: a machine with at most 2²⁴ hidden states.
+        rbm: an RBM with at most 2²⁴ hidden states.
         rows: number of samples.
-        seed: of what is drawn.
+        seed: of the samples.
     """
     double, generator = deepcopy(rbm).double(), torch.Generator().manual_seed(seed)
     count = rbm.hidden.cardinality

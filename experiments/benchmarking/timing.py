@@ -1,4 +1,4 @@
-"""Two things timed in turn, and the bare matrix products that a step of learning is measured against."""
+"""Paired timings, and the bare matrix products that a training step is compared with."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ Work = Callable[[], object]
 
 
 def paired(what: str, of: str, first: Work, second: Work, rounds: int, device: torch.device, **more: Any) -> Row:
-    """Seconds of the first over seconds of the second, in turn, after one round that is not counted."""
+    """Time two pieces of work in turn, after one warm-up round, and return the ratio of their seconds."""
     times = [(seconds(first, device), seconds(second, device)) for _ in range(rounds + 1)][1:]
     ratios = sorted(a / b for a, b in times)
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -25,17 +25,17 @@ def paired(what: str, of: str, first: Work, second: Work, rounds: int, device: t
 
 
 def skipped(what: str, reason: object) -> Row:
-    """The row of what could not be measured."""
+    """Return the row of something that could not be measured."""
     return {"what": what, "of": "skipped", "reason": str(reason)}
 
 
 def repeated(x: Tensor, rows: int) -> Tensor:
-    """So many rows, those of x over and over: (n, …) -> (rows, …)."""
+    """Repeat the rows of x up to a number of rows: (n, …) -> (rows, …)."""
     return x.repeat(-(-rows // len(x)), *[1] * (x.dim() - 1))[:rows]
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Wall-clock seconds of one call, the device's queue included."""
+    """Return the wall-clock seconds of one call, including the device's queue."""
     _wait(device)
     started = time.perf_counter()
     work()
@@ -44,7 +44,7 @@ def seconds(work: Work, device: torch.device) -> float:
 
 
 def products(x: Tensor, hidden: int, *, batch: int = 100, steps: int = 1) -> Work:
-    """The 1 + 2·steps forward and two outer products of an epoch of CD steps, into buffers made once."""
+    """Return the 1 + 2·steps forward and two outer products of an epoch of CD steps, into preallocated buffers."""
     batch = min(batch, len(x))
     w, up = torch.randn(x.shape[1], hidden, device=x.device), torch.empty(batch, hidden, device=x.device)
     down, outer = torch.empty(batch, x.shape[1], device=x.device), torch.empty_like(w)
@@ -62,7 +62,7 @@ def products(x: Tensor, hidden: int, *, batch: int = 100, steps: int = 1) -> Wor
 
 
 def learning(x: Tensor, rbm: RBM, estimator: Estimator, *, batch: int = 100) -> Work:
-    """An epoch of the library's steps with default momentum and decay, and nothing around them."""
+    """Return an epoch of the library's steps alone, with default momentum and decay."""
     source, generator = open_rows(rbm, x, batch), torch.Generator(x.device).manual_seed(0)
     estimator.prepare(rbm, generator)
     learner = Learner(rbm, estimator, generator, apart=replayable(rbm, estimator))

@@ -1,8 +1,8 @@
 """Make the bundled `dbn/data/mnist_sample.npz`: 500 training and 200 test images of each digit of MNIST.
 
 The training images are drawn from MNIST's 60,000 and the test images from its 10,000, so that nothing of the test set
-is ever trained on. Pixels stay uint8, unaltered. The same command writes the same bytes. MNIST is by Yann LeCun,
-Corinna Cortes and Christopher Burges, under CC BY-SA 3.0, and so is this sample of it.
+is trained on. Pixels stay uint8, unaltered. The same command writes the same bytes. MNIST is by Yann LeCun, Corinna
+Cortes and Christopher Burges, under CC BY-SA 3.0, and so is this sample of it.
 
     python -m experiments.data.make_mnist_sample --root FOLDER
 """
@@ -23,14 +23,14 @@ NOTICE = b"A sample of MNIST (Y. LeCun, C. Cortes, C. J. C. Burges), CC BY-SA 3.
 
 
 def draw(y: torch.Tensor, per_class: int, generator: torch.Generator) -> torch.Tensor:
-    """Rows of `per_class` samples of every class, in the order in which they lie in the source."""
+    """Draw the rows of `per_class` samples of every class, in the order of the source."""
     classes = [(y == label).nonzero()[:, 0] for label in y.unique()]
     drawn = [rows[torch.randperm(len(rows), generator=generator)[:per_class]] for rows in classes]
     return torch.cat(drawn).sort().values
 
 
 def sample(root: str | None, train_per_class: int = 500, test_per_class: int = 200) -> dict[str, NDArray[np.uint8]]:
-    """The arrays x, y, x_test, y_test of the file, uint8, images (n, 28, 28)."""
+    """Return the arrays x, y, x_test, y_test of the file, uint8, images (n, 28, 28)."""
     split = datasets.load("mnist", root=root, validation=0)
     generator = torch.Generator().manual_seed(0)
     arrays = {}
@@ -42,7 +42,7 @@ def sample(root: str | None, train_per_class: int = 500, test_per_class: int = 2
 
 
 def write(path: Path, arrays: dict[str, NDArray[np.uint8]]) -> None:
-    """`numpy.savez_compressed` with the clock left out: a member dated 1980 makes equal arrays equal bytes."""
+    """Write as `numpy.savez_compressed` does, but with fixed dates, so that equal arrays give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.comment = NOTICE

@@ -1,6 +1,6 @@
-"""Write a table of the user's kind as a `.csv` file: the breast masses of Wisconsin that come with scikit-learn.
+"""Write a `.csv` file like a user's own: the breast masses of Wisconsin that come with scikit-learn.
 
-Thirty real columns measured on 569 images of cell nuclei, benign or malignant. Needs scikit-learn, and no network.
+Thirty real columns measured on 569 images of cell nuclei, benign or malignant. It needs scikit-learn, and no network.
 
     python -m experiments.data.make_table runs/breast.csv && python -m experiments.compare --data runs/breast.csv
 

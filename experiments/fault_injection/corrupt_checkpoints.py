@@ -1,4 +1,4 @@
-"""Checkpoints that are cut off, changed, replaced and filled with code."""
+"""Checkpoints that are truncated, changed, replaced and filled with code."""
 
 import io
 import pickle
@@ -18,12 +18,12 @@ RAN: list[str] = []
 
 
 def explode(word: str) -> None:
-    """What a malicious file would run."""
+    """Stand for the code of a malicious file."""
     RAN.append(word)
 
 
 class Explosive:
-    """Unpickled, it runs code."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return explode, ("boom",)
@@ -69,7 +69,7 @@ KINDS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def damaged_files(count: int, out: Path) -> list[dict[str, Any]]:
-    """For each kind of damage, how many files were refused, or passed over for the one before, and none loaded."""
+    """Count for each kind of damage the files that are refused, or skipped in favour of the one before."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     draw, rows = random.Random(0), []
@@ -82,7 +82,7 @@ def damaged_files(count: int, out: Path) -> list[dict[str, Any]]:
 
 
 def _outcome(damage: Callable[[bytes, random.Random], bytes], draw: random.Random, out: Path, target: int) -> str:
-    """What becomes of a damaged machine, stack or run."""
+    """Damage the file of an RBM, a stack or a run, load it, and name the outcome."""
     RAN.clear()
     found = _loaded(damage, draw, out, target) if target < 2 else _gone_on(damage, draw, out)
     return "ran its code" if RAN else found
@@ -100,7 +100,7 @@ def _loaded(damage: Callable[[bytes, random.Random], bytes], draw: random.Random
 
 
 def _gone_on(damage: Callable[[bytes, random.Random], bytes], draw: random.Random, out: Path) -> str:
-    """A run whose newest file is damaged must end in the same bits from the one before."""
+    """Resume a run whose newest file is damaged: it must end in the same bits, from the file before."""
     folder, states = out / "run", []
     shutil.rmtree(folder, ignore_errors=True)
     x = torch.rand(60, 20, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and called again."""
+"""Runs that are killed at random moments, and resumed by the same call."""
 
 import multiprocessing
 import os
@@ -39,11 +39,11 @@ def work(folder: Path, result: Path) -> None:
 
 
 def killed_runs(kills: int, out: Path) -> dict[str, Any]:
-    """Kill a run at a random moment, let the same run follow, and compare its parameters with an unbroken one's."""
+    """Kill runs at random moments, resume them, and compare their parameters with those of an uninterrupted run."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     _run(out / "unbroken.pt", out / "unbroken.pt")
-    started = time.perf_counter()  # of a second run: the first waits for the server of processes too
+    started = time.perf_counter()  # of a second run: the first also waits for the fork server
     _run(out / "kept", out / "kept.pt")
     seconds = time.perf_counter() - started
     unbroken, draw = torch.load(out / "unbroken.pt"), random.Random(0)
@@ -66,7 +66,7 @@ def _run(folder: Path, result: Path) -> None:
 
 
 def _killed(folder: Path, result: Path, after: float) -> str:
-    """Start a run, kill it after so many seconds, and say how far it had come."""
+    """Start a run, kill it after some seconds, and name the stage that it had reached."""
     process = _process(folder, result)
     process.join(after)
     if not process.is_alive():
@@ -81,7 +81,7 @@ def _killed(folder: Path, result: Path, after: float) -> str:
 
 
 def newest(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint in a folder."""
+    """Load the newest checkpoint in a folder."""
     content: dict[str, Any] = torch.load(max(folder.glob("*.pt")), weights_only=True)
     return content
 

@@ -1,7 +1,7 @@
-"""Runs that are killed after every step, from every kind of source: the same call must end in the same bits.
+"""Runs from every kind of source that are killed after every step; the same call must end in the same bits.
 
-A kill is an exception that no handler of the library catches, raised between a step and the save that follows it.
-What comes after it builds all anew, as a new process would: machine, rows, loader and generators.
+A kill is an exception that no handler of the library catches. It is raised between a step and the next save. The
+resumed run builds RBM, rows, loader and generators anew, as a new process would.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ Result = tuple[list[Tensor], list[dict[str, float]]]
 
 
 class Killed(BaseException):
-    """The end of a process, as far as the library can tell."""
+    """Stands for the end of a process."""
 
 
 class Case(NamedTuple):
-    """What is called, on which kind of source, with or without a seed, with saves after every step or at the ends."""
+    """A call, its kind of source, and whether it has a seed and saves after every step."""
 
     call: str
     source: str
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 class Items(Dataset[Any]):
-    """Rows and labels of a data set of one's own."""
+    """A user's data set of rows and labels."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -53,7 +53,7 @@ class Items(Dataset[Any]):
 
 
 class Noisy(Items):
-    """Rows that are changed at random, by torch's global generator, whenever they are read."""
+    """Rows that torch's global generator changes whenever they are read."""
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
         x, y = super().__getitem__(place)
@@ -82,7 +82,7 @@ def _batches() -> BatchSampler:
     return BatchSampler(RandomSampler(range(ROWS), generator=_generator()), BATCH, drop_last=False)
 
 
-#: Kinds of sources, each made anew at every call.
+#: Kinds of sources; every call makes its own.
 SOURCES: dict[str, Callable[[Tensor, Tensor, Path], Any]] = {
     "tensor": lambda x, y, folder: x,
     "memmap": _mapped,
@@ -103,11 +103,11 @@ SOURCES: dict[str, Callable[[Tensor, Tensor, Path], Any]] = {
     "loader, batch sampler": lambda x, y, folder: DataLoader(TensorDataset(x, y), batch_sampler=_batches()),
     "loader, workers": lambda *given: _loader(shuffle=True, generator=_generator(), num_workers=1)(*given),
 }
-_ITSELF = ("tensor", "memmap")  # which bring no labels along
+_ITSELF = ("tensor", "memmap")  # these hold no labels
 
 
 def run(case: Case, folder: Path | None, work: Path) -> Result:
-    """The parameters and the records of a call, all of it made anew."""
+    """Make everything anew, call, and return parameters and records."""
     torch.manual_seed(99)
     x, y = _rows()
     data = SOURCES[case.source](x, y, work)
@@ -131,7 +131,7 @@ def run(case: Case, folder: Path | None, work: Path) -> Result:
 
 
 def _stepped_until(kill: float) -> Any:
-    """A patch by which a run is killed after this step; its `count` tells how many steps were done."""
+    """Return a patch that kills a run after a step, and a counter of its steps."""
     original, done = Course.stepped, mock.Mock(count=0)
 
     def stepped(course: Course) -> bool:
@@ -144,7 +144,7 @@ def _stepped_until(kill: float) -> Any:
 
 
 def kills(case: Case, stride: int, folder: Path) -> Iterator[bool]:
-    """For kills after every step, or some, whether the call that follows ends in the bits of an unbroken one."""
+    """Yield for each kill whether the resumed run ends in the bits of an uninterrupted one."""
     patch, done = _stepped_until(math.inf)
     with patch:
         whole = run(case, None, folder)
@@ -160,7 +160,7 @@ def _same(one: Result, other: Result) -> bool:
 
 
 def cases(sources: Sequence[str] = tuple(SOURCES)) -> list[Case]:
-    """Every combination. A run without a seed goes on where the user seeds torch's global generator."""
+    """List every combination. A run without a seed resumes if the user seeds torch's global generator."""
     return [
         Case(call, source, seeded, often)
         for call in CALLS
@@ -171,9 +171,9 @@ def cases(sources: Sequence[str] = tuple(SOURCES)) -> list[Case]:
 
 
 def killed_everywhere(stride: int) -> list[dict[str, Any]]:
-    """A row of the table for every call: how many kills at every so many steps, and from which sources.
+    """Return a row of the table for every call: kills after every `stride` steps, from all sources.
 
-    No power fails here, so that files are not forced to the disk, which would take most of the time.
+    Files are not forced to the disk, which would take most of the time.
     """
     with mock.patch("os.fsync"):
         return _killed_everywhere(stride)

@@ -1,4 +1,4 @@
-"""Runs of two processes under torchrun, one of which is killed; run by torchrun itself, this is such a run."""
+"""Runs of two processes under torchrun, one of which is killed. torchrun runs this module."""
 
 import os
 import random
@@ -21,7 +21,7 @@ _PATIENCE = 120  # seconds that a run may take
 
 
 def killed_ranks(kills: int, out: Path) -> list[dict[str, Any]]:
-    """Kill one of two processes in pretraining, and in fine-tuning, and let torchrun bring the run to its end."""
+    """Kill one of two processes in pretraining, and in fine-tuning, and let torchrun finish the run."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     start(out / "unbroken", out / "unbroken.pt").communicate(timeout=_PATIENCE)
@@ -41,14 +41,14 @@ def killed_ranks(kills: int, out: Path) -> list[dict[str, Any]]:
 
 
 def start(folder: Path, result: Path) -> "subprocess.Popen[str]":
-    """Two processes under torchrun that do `kill_and_resume.work`, and are started anew when one of them dies."""
+    """Start two processes of `kill_and_resume.work` under torchrun, which restarts both if one dies."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "--max-restarts", "3", "-m", _MODULE, str(folder), str(result)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def kill_one(run: "subprocess.Popen[str]", folder: Path, draw: random.Random) -> None:
-    """Kill one of the processes of a run, some time after this stage has saved for the first time."""
+    """Kill one process of a run, some time after the first save of this stage."""
     started = time.monotonic()
     while not list(folder.glob("*.pt")):
         if run.poll() is not None or time.monotonic() - started > _PATIENCE:
@@ -64,7 +64,7 @@ def _children(process: int) -> list[int]:
 
 
 def _updates(folder: Path) -> list[int]:
-    """How many updates the machines and the network have had, as the last checkpoints say."""
+    """Read from the last checkpoints the updates of the RBMs and of the network."""
     stack, network = (newest(folder / stage)["picture"] for stage in _STAGES)
     return [*(int(history[-1]["step"]) for history in stack["histories"]), stack["run"]["step"], network["step"]]
 

@@ -1,4 +1,4 @@
-"""Runs at their limits: no room on the disk, numbers that overflow, data larger than memory."""
+"""Runs with a full disk, with numbers that overflow, and with data larger than memory."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ _MB = 2**20
 
 
 def full_disk(out: Path) -> dict[str, Any]:
-    """A process that may write no file of more than a few kilobytes has a clear error and a whole checkpoint left."""
+    """Limit the size of files: the process must raise a clear error and keep an intact checkpoint."""
     out = out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     found = _in_process("write_until_full", str(out))
@@ -28,7 +28,7 @@ def full_disk(out: Path) -> dict[str, Any]:
 
 
 def write_until_full(folder: str) -> dict[str, Any]:
-    """Train with checkpoints until no more can be written, and go on when it can."""
+    """Train with checkpoints until no more can be written, and resume when it can."""
     out = Path(folder)
     x = torch.rand(60, 200, generator=torch.Generator().manual_seed(0))
     settings: dict[str, Any] = {"checkpoint": out, "checkpoint_seconds": 0, "progress": False, "seed": 0}
@@ -45,7 +45,7 @@ def write_until_full(folder: str) -> dict[str, Any]:
     left = sorted(path.name for path in out.iterdir())
     again, unbroken = RBM(200, 100, seed=0), RBM(200, 100, seed=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a file that is passed over would warn
+        warnings.simplefilter("error")  # a skipped file would warn
         train(again, x, epochs=3, **settings)
     train(unbroken, x, epochs=3, progress=False, seed=0)
     whole = "could not be saved" in error and len(left) == 1 and torch.equal(again.weight, unbroken.weight)
@@ -53,7 +53,7 @@ def write_until_full(folder: str) -> dict[str, Any]:
 
 
 def diverging() -> list[dict[str, Any]]:
-    """Gaussian units at a learning rate of 100: an error that names the layer, or a halved rate and finite numbers."""
+    """Train Gaussian units at a learning rate of 100: an error must name the layer, or the rate is halved."""
     x = torch.randn(2000, 20, generator=torch.Generator().manual_seed(0))
     settings: dict[str, Any] = {"epochs": 3, "learning_rate": [0.003, 100.0], "progress": False, "seed": 0}
     stack, error = DBN([Gaussian(20), Gaussian(16), 8], seed=0), ""
@@ -74,7 +74,7 @@ def diverging() -> list[dict[str, Any]]:
 
 
 def larger_than_memory(megabytes: int, limit: int, out: Path) -> dict[str, Any]:
-    """An epoch of two layers on a file of digits, with the peak memory of the process that did it."""
+    """Pretrain two layers for an epoch on a file of digits, and measure the peak memory of the process."""
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     path, rows = out / "digits.f32", megabytes * _MB // (4 * 784)
@@ -100,7 +100,7 @@ def _write_digits(path: Path, rows: int) -> None:
 
 
 def pretrain_mapped(path: str, rows: int) -> dict[str, Any]:
-    """Pretrain on a mapped file, then as many updates on its digits in memory; both errors, and the first's peak."""
+    """Pretrain on a mapped file, then for the same updates in memory; return both errors, and the first peak."""
     mapped = np.memmap(path, dtype=np.float32, mode="r", shape=(rows, 784))
     settings: dict[str, Any] = {"progress": False, "seed": 0, "learning_rate": 0.05, "momentum": 0.5}
     stack = DBN([784, 64, 32], seed=0)
@@ -127,7 +127,7 @@ _CALL += "print(json.dumps(getattr(module, a[0])(*a[1:])))"
 
 
 def _in_process(function: str, *arguments: Any) -> dict[str, Any]:
-    """What a function of this module returns in a fresh process of its own."""
+    """Return the value of a function of this module in a process of its own."""
     command = [sys.executable, "-c", _CALL, json.dumps([function, *arguments])]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if run.returncode:

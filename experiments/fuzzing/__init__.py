@@ -1,1 +1,1 @@
-"""What the fuzz calls, and the valid and invalid inputs that it draws."""
+"""The calls of the fuzz, and its valid and invalid inputs."""

@@ -1,4 +1,4 @@
-"""Kinds of arguments of the public API, each with how it is drawn as it should be, and as it should not."""
+"""Arguments of the public API, each with a maker of valid values and one of invalid values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ Maker = Callable[[Draw, Any], Given]
 
 
 class Argument(NamedTuple):
-    """How an argument is drawn, as it should be and as it should not, given what is called."""
+    """Makers of valid and of invalid values of an argument, given the subject of the call."""
 
     valid: Maker
     invalid: Maker
@@ -44,14 +44,14 @@ def _rows(units: Callable[[Any], Unit]) -> Argument:
 
 
 def _valid_tensor(draw: Draw, units: Unit) -> Tensor:
-    """Rows of the units, in a dtype that holds them."""
+    """Draw rows of the units, in a dtype that holds them."""
     rows = torch.from_numpy(valid_rows(draw, units))
     whole = [torch.bool, torch.uint8, torch.int64] if bool(((rows == 0) | (rows == 1)).all()) else []
     return rows.to(draw.one([torch.float32] * 6 + [torch.float64, torch.get_default_dtype(), *whole]))
 
 
 def _loaded(units: Callable[[Any], Unit], labels: bool) -> Maker:
-    """A valid loader of rows; with `labels` always with labels, else half of the time."""
+    """Make a valid loader of rows; with `labels` it always has labels, else half of the time."""
 
     def valid(draw: Draw, subject: Any) -> Given:
         y = torch.arange(ROWS) % 3 if labels or draw.chance(0.5) else None
@@ -61,15 +61,15 @@ def _loaded(units: Callable[[Any], Unit], labels: bool) -> Maker:
 
 
 def _data(units: Callable[[Any], Unit]) -> Argument:
-    """Rows to train on: a tensor, or a loader of them."""
+    """Training rows: a tensor, or a loader."""
     rows, loader = _rows(units), _loaded(units, labels=False)
     return Argument(lambda draw, subject: (loader if draw.chance(0.4) else rows.valid)(draw, subject), rows.invalid)
 
 
 def one_of(valid: Sequence[Any], odd: Sequence[Any] = (), *, huge: bool = False, called: bool = False) -> Argument:
-    """One of the valid values, or one of the odd ones, half the time, or any number that is none.
+    """Choose one of the valid values; as an invalid one choose one of `odd`, or half of the time any odd number.
 
-    What is `called` is never given a function of another signature, whose own error would be the user's.
+    An argument that is `called` gets no function of another signature, since its error would be the user's.
     """
 
     def chosen(draw: Draw, subject: Any) -> Given:
@@ -88,7 +88,7 @@ def one_of(valid: Sequence[Any], odd: Sequence[Any] = (), *, huge: bool = False,
 
 
 def _made(*makers: Callable[[Draw], Any], odd: Sequence[Any] = ()) -> Argument:
-    """What a maker makes anew for every case."""
+    """Make a new value for every case."""
 
     def valid(draw: Draw, subject: Any) -> Given:
         value = draw.one(makers)(draw)
@@ -232,7 +232,7 @@ PATH = Argument(
 
 
 def _taken_folder(draw: Draw, subject: Any) -> Given:
-    """A path where a folder cannot be, or one that holds something else."""
+    """Return a path where no folder can be, or a folder that holds something else."""
     path = draw.path("")
     if draw.chance(0.5):
         path.write_text("a file")

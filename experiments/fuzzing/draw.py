@@ -1,4 +1,4 @@
-"""The seeded source that every case of the fuzz is drawn from, and what a drawn input is."""
+"""The seeded random source of a case, and its inputs."""
 
 import random
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ import torch
 T = TypeVar("T")
 
 ROWS = 12  # rows of valid data
-LARGE = 1e18  # single precision holds squares of numbers below, and sums of many
+LARGE = 1e18  # squares of smaller numbers, and sums of many, are finite in single precision
 
 
 class Given(NamedTuple):
-    """One input: its value, and the words for it."""
+    """One input: its value, and its description."""
 
     value: Any
     words: str
     #: Whether all its numbers, and sums of products of two of them, are finite in single precision.
     finite: bool = True
-    #: Whether it is read while the work is under way, so that it can be refused only then.
+    #: Whether it is read during the work, so that it can be refused only then.
     late: bool = False
 
 
 class Draw:
-    """The source of one case: a number names it, and gives the same inputs again.
+    """The random source of one case. The same number gives the same inputs.
 
     Args:
         seed: of the run.
@@ -33,7 +33,7 @@ class Draw:
         folder: where files of the case may be written.
 
     Attributes:
-        invalid: names of the arguments that are drawn as they should not be.
+        invalid: names of the arguments with invalid values.
     """
 
     def __init__(self, seed: int, case: int, folder: Path) -> None:
@@ -43,14 +43,14 @@ class Draw:
         self.invalid: set[str] = set()
 
     def one(self, values: Sequence[T]) -> T:
-        """One of the values, each as likely."""
+        """Choose one of the values uniformly."""
         return values[self.random.randrange(len(values))]
 
     def chance(self, probability: float) -> bool:
-        """True so often."""
+        """Return True with this probability."""
         return self.random.random() < probability
 
     def path(self, suffix: str) -> Path:
-        """A new name in the folder of the case."""
+        """Return a new path in the folder of the case."""
         self.files += 1
         return self.folder / f"{self.files}{suffix}"

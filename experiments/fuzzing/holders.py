@@ -1,4 +1,4 @@
-"""What rows come in: tensors, arrays, lists, data sets and streams, valid ones and odd ones."""
+"""Containers of rows: tensors, arrays, lists, data sets and streams, valid and odd ones."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ Holder = Callable[[Draw, np.ndarray[Any, Any]], Given]
 
 
 class BrokenError(Exception):
-    """What a data set of the user's own raises."""
+    """The error of a user's data set."""
 
 
 class Rows(Dataset[Any]):
@@ -35,7 +35,7 @@ class Rows(Dataset[Any]):
 
 
 class Stream(IterableDataset[Any]):
-    """Items from a list in their order, so many passes and no more."""
+    """Items from a list in their order, for a number of passes."""
 
     def __init__(self, items: Sequence[Any], passes: int = 1_000_000) -> None:
         self.items, self.passes = items, passes
@@ -49,7 +49,7 @@ class Stream(IterableDataset[Any]):
 
 
 def tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
-    """The array as a tensor where torch has such numbers, else some other tensor that machines cannot take."""
+    """Convert an array to a tensor if torch has its dtype, else return a tensor that no RBM takes."""
     native = array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array.copy()
     try:
         return torch.from_numpy(native)
@@ -73,7 +73,7 @@ def _of_array(change: Callable[[np.ndarray[Any, Any]], Any]) -> Holder:
 
 
 def of_items(change: Callable[[list[Any]], Any], late: bool = True) -> Holder:
-    """A data set of the rows; what it holds is read while the work is under way."""
+    """Make a data set of the rows, which is read during the work."""
     return lambda draw, array: Given(
         change(list(tensor_of(array)) if array.ndim else [tensor_of(array)]), "", True, late
     )
@@ -85,7 +85,7 @@ def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _spread(tensor: Tensor) -> Tensor:
-    """The same numbers with gaps between them."""
+    """Return the same numbers with gaps between them."""
     wide = tensor.new_zeros(*tensor.shape, 2)
     wide[..., 0] = tensor
     return wide[..., 0]
@@ -134,7 +134,7 @@ def _frozen(row: Tensor) -> Any:
     return _read_only(row.numpy().copy())
 
 
-#: By name.
+#: Containers by name.
 HOLDERS: dict[str, Holder] = {
     "tensor": _of_tensor(lambda x: x),
     "float tensor": _of_tensor(lambda x: x if x.is_complex() else x.float()),

@@ -1,4 +1,4 @@
-"""Files that are no data sets, or hardly, drawn from a seeded source."""
+"""Files that are no data sets, or odd ones, drawn from a seeded source."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _ROWS = 30
 
 
 def invalid_file(draw: Draw) -> Given:
-    """The path of a file that holds a data set, or does not: odd contents, odd bytes, or an odd name."""
+    """Write a file with odd contents, odd bytes or an odd name, and return its path."""
     kind = draw.one(["csv", "csv", "npz", "npz", "damaged", "name"])
     table: dict[str, Callable[[Draw], Given]] = {"csv": _csv, "npz": _npz, "damaged": _damaged, "name": _name}
     return table[kind](draw)
@@ -105,7 +105,7 @@ def _npz(draw: Draw) -> Given:
 
 
 def _damaged(draw: Draw) -> Given:
-    """A good file with some bytes changed, cut off, or of another kind."""
+    """Write a good file with changed bytes, truncated, or with a wrong suffix."""
     path = draw.path(".npz")
     save = draw.one([np.savez, np.savez_compressed])
     save(path, x=np.linspace(0, 1, 4 * _ROWS).reshape(_ROWS, 4), y=np.arange(_ROWS) % 3)

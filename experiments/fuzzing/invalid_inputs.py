@@ -1,6 +1,6 @@
-"""Inputs that nobody should give, and valid ones among them, drawn from a seeded source.
+"""Invalid rows and numbers, and valid ones among them, drawn from a seeded source.
 
-Every value comes with the words by which a report calls it, and with what may be expected of an answer to it.
+Every value comes with a description for the report, and with the expectation of a finite answer.
 """
 
 import copy
@@ -24,13 +24,13 @@ _ALL = HOLDERS | ODD_LOADERS
 
 @torch.no_grad()
 def valid_rows(draw: Draw, units: Unit, rows: int = ROWS) -> np.ndarray[Any, Any]:
-    """Rows that the units take, drawn in float64: (n, size)."""
+    """Draw rows that the units take, in float64: (n, size)."""
     field = torch.zeros(rows, units.size, dtype=torch.float64)
     return np.asarray(copy.deepcopy(units).double().sample(field, generator=draw.generator).numpy())
 
 
 def invalid_rows(draw: Draw, units: Unit) -> Given:
-    """Rows that the units may or may not take: odd in shape, values, numbers, layout or in what holds them."""
+    """Draw rows that the units may refuse: odd in shape, values, dtype, layout or container."""
     array, words = valid_rows(draw, units), []
     for name, probability, table in (("shape", 0.25, _SHAPES), ("values", 0.4, _VALUES), ("dtype", 0.4, _DTYPES)):
         if draw.chance(probability):
@@ -113,7 +113,7 @@ _DTYPES: dict[str, _Change] = {
 }
 
 
-#: What is no number of anything, or one at the end of what numbers are.
+#: Values that are no numbers, and extreme numbers.
 _SCALARS: list[Any] = [
     *(-1, 0, 1.5, "3", True, False, None, float("nan"), float("inf"), -float("inf"), 1e30, 1e-40, 1j, b"1"),
     *([1], (1, 2), [], {}, {"a": 1}, object(), int, abs, Decimal("0.5"), Fraction(1, 2), ...),
@@ -125,13 +125,13 @@ _HUGE: list[Any] = [2**31, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63), -(2**70),
 
 
 def invalid_number(draw: Draw, huge: bool = False) -> Given:
-    """No number, or an odd one; with `huge` also whole numbers that no memory holds and no clock sees done."""
+    """Choose no number or an odd one; with `huge` also whole numbers beyond any memory or time."""
     value = draw.one(_SCALARS + _HUGE if huge else [*_SCALARS, -(2**63), -(10**400)])
     return Given(value, described(value))
 
 
 def described(value: Any) -> str:
-    """A value in a few words."""
+    """Describe a value in a few words."""
     words = repr(value) if not isinstance(value, nn.Module) else f"{type(value).__name__}"
     shown = " ".join(words.split())
     return f"{shown[:60]} ({type(value).__name__})"

@@ -1,4 +1,4 @@
-"""DataLoaders of many kinds: valid ones, which everything that reads rows must take, and odd ones."""
+"""DataLoaders of many kinds: valid ones, which every function must take, and odd ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,21 +31,21 @@ Loader = DataLoader[Any]
 
 
 def _of_arrays(items: Sequence[Any]) -> Any:
-    """Rows, or rows and labels, as NumPy arrays."""
+    """Collate rows, or rows and labels, to NumPy arrays."""
     if isinstance(items[0], tuple | list):
         return tuple(np.stack([np.asarray(item[place]) for item in items]) for place in range(len(items[0])))
     return np.stack([item.numpy() for item in items])
 
 
 def _stacked(kind: type, items: Sequence[Any]) -> Any:
-    """Rows, or rows and labels, stacked in a list or a tuple."""
+    """Stack rows, or rows and labels, in a list or a tuple."""
     if isinstance(items[0], tuple | list):
         parts = zip(*items, strict=True)
         return kind(torch.stack([torch.as_tensor(value) for value in part]) for part in parts)
     return kind([torch.stack(list(items))])
 
 
-#: How a data set of (n) items is gone through, with a generator.
+#: Ways to iterate over a data set of n items, with a generator.
 _WAYS: dict[str, Callable[[Any, torch.Generator], Loader]] = {
     "in order": lambda data, g: DataLoader(data, _BATCH),
     "shuffled": lambda data, g: DataLoader(data, _BATCH, shuffle=True),
@@ -88,7 +88,7 @@ _SETS: dict[str, Callable[[Tensor, Tensor | None], Data]] = {
     "three parts": lambda x, y: TensorDataset(x, torch.arange(len(x)) if y is None else y, torch.ones(len(x))),
 }
 
-#: Loaders that make batches of items in a way of their own.
+#: Loaders that make batches in other ways.
 _OTHERS: dict[str, Callable[[list[Any]], Loader]] = {
     "a stream": lambda items: DataLoader(Stream(items), _BATCH),
     "a stream without the last": lambda items: DataLoader(Stream(items), _BATCH, drop_last=True),
@@ -101,7 +101,7 @@ _OTHERS: dict[str, Callable[[list[Any]], Loader]] = {
 
 
 def valid_loader(draw: Draw, x: Tensor, y: Tensor | None = None) -> Given:
-    """A loader of rows (n, V), and of their labels, that must be taken."""
+    """Make a loader of rows (n, V), and of their labels, that must be taken."""
     if draw.chance(0.2):
         name = draw.one(list(_OTHERS))
         return Given(_OTHERS[name](list(x) if y is None else list(zip(x, y, strict=True))), f"loader of {name}")

@@ -1,4 +1,4 @@
-"""Units that a user might define: discrete and real ones, with and without parameters that are learned."""
+"""Units that a user might define: discrete and real ones, with and without learned parameters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The public face as a table: what makes the thing that is called, the call, and the kind of each of its arguments."""
+"""The public API as a table: for each name a maker of its subject, the call, and its arguments."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -69,8 +69,8 @@ from experiments.fuzzing.subjects import draw_network, draw_rbm, draw_stack, not
 class Entry(NamedTuple):
     """One name of the public API.
 
-    `needed` are the arguments that every call has, `more` those that it may have; `also` are other words by which an
-    error may name what was given.
+    `needed` are the arguments of every call, `more` the optional ones. `also` are other words that an error may use for
+    an argument.
     """
 
     make: Callable[[Draw], Any]
@@ -101,7 +101,7 @@ def _pretrained(subject: Any, data: Any, epochs: Any = 1, **given: Any) -> Any:
 
 
 def _saved(subject: RBM, path: Any) -> RBM:
-    """What is saved and loaded again."""
+    """Save and load."""
     subject.save(path)
     return RBM.load(path)
 
@@ -115,7 +115,7 @@ def _only(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _followed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A schedule that is made, and asked for its value."""
+    """Make a schedule, and return its value."""
     return lambda subject, **given: function(**given)(0.5)
 
 

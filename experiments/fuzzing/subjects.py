@@ -1,4 +1,4 @@
-"""What is called: machines, stacks and networks of every kind of unit, in several dtypes."""
+"""Subjects of the calls: RBMs, stacks and networks of every kind of unit, in several dtypes."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def _twice(units: Unit) -> Joint:
-    """One object as two parts."""
+    """Use one object as two parts."""
     return Joint(units, units)
 
 
@@ -36,7 +36,7 @@ UNITS: list[Callable[[], Unit]] = [
 
 
 def draw_rbm(draw: Draw) -> RBM:
-    """A machine of any units, with weights that matter; sometimes both sides are named by one object."""
+    """Draw an RBM of any units; sometimes both sides are one object."""
     visible = draw.one(UNITS)()
     hidden = visible if draw.chance(0.05) else draw.one(UNITS)()
     scale = draw.one([0.0, 0.01, 0.5, 0.5, 2.0])
@@ -44,14 +44,14 @@ def draw_rbm(draw: Draw) -> RBM:
 
 
 def draw_stack(draw: Draw) -> DBN:
-    """A stack of any units."""
+    """Draw a stack of any units."""
     units = [draw.one(UNITS)() for _ in range(draw.one([2, 3, 3]))]
     scale = draw.one([0.0, 0.01, 0.5])
     return _in_some_dtype(draw, DBN(units, weight_scale=scale, generator=draw.generator))
 
 
 def draw_network(draw: Draw) -> nn.Module:
-    """A network of four inputs and three outputs, with or without a stack behind it."""
+    """Draw a network of four inputs and three outputs, from a stack or not."""
     if draw.chance(0.5):
         return DBN([4, 3], generator=draw.generator).to_mlp(3, generator=draw.generator)
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
@@ -59,11 +59,11 @@ def draw_network(draw: Draw) -> nn.Module:
 
 
 def nothing(draw: Draw) -> None:
-    """What functions are called on that need no machine."""
+    """Return None, for functions without a subject."""
 
 
 def words_for(subject: object) -> str:
-    """What is called, in a few words, or none."""
+    """Describe the subject of a call in a few words."""
     if not isinstance(subject, RBM | DBN):
         return ""
     layers = [subject] if isinstance(subject, RBM) else list(subject.layers)
@@ -73,7 +73,7 @@ def words_for(subject: object) -> str:
 
 @contextlib.contextmanager
 def surroundings(draw: Draw) -> Iterator[str]:
-    """Some of what a user may have set before a call, in words; all is put back after it."""
+    """Set a default dtype and a device context as a user may, yield their description, and restore them."""
     dtype = draw.one([torch.float32] * 7 + [torch.float64] * 2 + [draw.one([torch.float16, torch.bfloat16])])
     device = draw.chance(0.1)
     before = torch.get_default_dtype()

@@ -1,1 +1,1 @@
-"""What the studies stand on: configuration, trials and their tuning, initialisations, tables and records."""
+"""Parts of the studies: options, trials and their tuning, initialisations, tables and records."""

@@ -1,4 +1,4 @@
-"""A frozen dataclass and a table of presets, made into a command line."""
+"""Make a command line of a frozen dataclass and a table of presets."""
 
 import argparse
 import dataclasses
@@ -12,15 +12,15 @@ Config = TypeVar("Config")
 
 
 def option(default: Any, text: str) -> Any:
-    """A field of a configuration with its default and the line that `--help` prints."""
+    """Declare a field of a configuration, with its default and its line of `--help`."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
 def check_several(values: tuple[Any, ...], name: str, known: Collection[Any] = ()) -> tuple[Any, ...]:
-    """`values`, which are at least one, none of them twice, and all of them known.
+    """Return `values` if there is at least one, none is given twice, and all are known.
 
     Raises:
-        ValueError: where they are not.
+        ValueError: otherwise.
     """
     if not values or (known and not set(values) <= set(known)):
         raise ValueError(f"{name} is {values}: give at least one" + f" of {' '.join(known)}" * bool(known))
@@ -33,12 +33,12 @@ def check_several(values: tuple[Any, ...], name: str, known: Collection[Any] = (
 def parse(
     presets: Mapping[str, Config], description: str, arguments: Sequence[str] | None = None
 ) -> tuple[str, Config]:
-    """The name of the chosen preset and its configuration with the options of the command line put in.
+    """Return the name of the chosen preset, and its configuration with the options of the command line.
 
     Args:
         presets: names to configurations of one dataclass; the first is the default.
         description: what the experiment answers.
-        arguments: the command line without the program; that of the process by default.
+        arguments: the command line without the program; by default that of the process.
     """
     default, example = next(iter(presets.items()))
     parser = argparse.ArgumentParser(
@@ -100,7 +100,7 @@ class _Tuple(argparse.Action):
 
 
 def _plain(hint: Any) -> Any:
-    """`X | None` as X."""
+    """Return X for `X | None`."""
     if isinstance(hint, types.UnionType):
         return next(kind for kind in typing.get_args(hint) if kind is not type(None))
     return hint
@@ -115,7 +115,7 @@ def _shown(value: Any) -> str:
 
 
 def _describe(presets: Mapping[str, Any]) -> str:
-    """What each preset changes of the first."""
+    """Describe the differences of each preset from the first."""
     (first, base), *others = presets.items()
     lines = [f"presets (the defaults above are those of {first!r}):"]
     for name, config in others:

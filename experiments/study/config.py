@@ -144,7 +144,7 @@ def check_labels(load: Callable[[int | None], DataSplit], labels: Sequence[int |
     for count in labels:
         rows = len(load(count).train.labelled.x)
         if not rows:
-            raise ValueError("data has no labelled rows: give a file that has some")
+            raise ValueError("data has no labels: give a file with some")
         if rows in found:
             raise ValueError(f"labels has {found[rows]} and {count}, and each keeps all {rows} there are: give one")
         found[rows] = count

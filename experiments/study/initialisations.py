@@ -1,4 +1,4 @@
-"""The starts that are compared, by name, and the data that both ways to them need."""
+"""The starts that are compared, by name, and the stacks that some of them come from."""
 
 import shutil
 from collections.abc import Callable
@@ -22,7 +22,7 @@ HIDDEN_UNITS: dict[str, Callable[[int], Unit]] = {"relu": NoisyReLU, "sigmoid": 
 
 @dataclass(frozen=True)
 class Initialisation:
-    """A start: the activation of its network, and how the weights begin."""
+    """A start: the activation of its network, and its initial weights."""
 
     label: str
     activation: str
@@ -33,7 +33,7 @@ class Initialisation:
     def build(
         self, sizes: list[int], stack: DBN | None, seed: int, *, input_dropout: float = 0.0, dropout: float = 0.0
     ) -> nn.Sequential:
-        """A network of these layer sizes at this start; `stack` where it comes from the lower layers of one."""
+        """Build a network of these layer sizes, from the lower layers of `stack` if the start needs one."""
         if not self.from_stack:
             network = perceptron(sizes, self.activation, input_dropout=input_dropout, dropout=dropout)
             initialise(network, self.scheme, scale=self.scale, seed=seed)
@@ -47,7 +47,7 @@ class Initialisation:
         return network
 
 
-#: Names on the command line to the starts of `compare`; those from a stack are sigmoid networks because its units are.
+#: The starts of `compare` by name. Those from a stack are sigmoid networks, since its units are Bernoulli.
 STARTS = {
     "zeros": Initialisation("zeros", "relu", "zeros"),
     "constant": Initialisation("constant 0.1", "relu", "constant", 0.1),
@@ -67,7 +67,7 @@ _SCHEMES = {
     "orthogonal": ("orthogonal", "orthogonal"),
 }
 
-#: Every scheme of the studies with every activation, and stacks of the units that each activation belongs to.
+#: Every scheme with every activation, and stacks of the units that belong to each activation.
 STUDIED = {
     **{
         f"{name}-{activation}": Initialisation(f"{label}, {activation}", activation, scheme)
@@ -80,12 +80,12 @@ STUDIED = {
     },
 }
 
-#: All starts by name; where a study has a start of `compare`, it has the label that it has there.
+#: All starts by name. A start of `compare` has the same label in other studies.
 KNOWN = STUDIED | STARTS
 
 
 def perceptron(sizes: list[int], activation: str, *, input_dropout: float = 0.0, dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers of these sizes with the activation between them, and dropout where it is asked for."""
+    """Build linear layers of these sizes with the activation between them, and optional dropout."""
     network = nn.Sequential(*([nn.Dropout(input_dropout)] if input_dropout else []))
     for inputs, outputs in pairwise(sizes[:-1]):
         network.extend([nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()])
@@ -94,7 +94,7 @@ def perceptron(sizes: list[int], activation: str, *, input_dropout: float = 0.0,
 
 
 def visible_units(split: DataSplit) -> Unit:
-    """Bernoulli units for data in 0..1, Gaussian ones otherwise."""
+    """Choose Bernoulli units for data in 0..1, Gaussian units otherwise."""
     x = split.train.x
     in_unit_interval = bool((x >= 0).all() and (x <= 1).all())
     return Bernoulli(x.shape[1]) if in_unit_interval else Gaussian(x.shape[1])
@@ -111,9 +111,9 @@ def pretrained(
     activation: str = "sigmoid",
     **recipe: Any,
 ) -> tuple[DBN, float]:
-    """A stack pretrained on all training rows, with the library's defaults but for `recipe`, and the seconds that took.
+    """Pretrain a stack on all training rows, with the library's defaults but for `recipe`; return it and its seconds.
 
-    Both are saved, at `path` and beside it as JSON, and read from there where they are.
+    The stack is saved at `path`, and the seconds beside it as JSON. Both are read if they are there.
     """
     log = path.with_suffix(".json")
     if path.exists() and log.exists():

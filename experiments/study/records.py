@@ -1,4 +1,4 @@
-"""What a result is: a file with configuration, environment and every seed's number."""
+"""Results: files with the configuration, the environment and every seed's number."""
 
 import dataclasses
 import hashlib
@@ -20,10 +20,10 @@ from dbn import DivergenceError, distributed
 from dbn.arguments import choose_device
 from dbn.datasets import NAMES
 
-#: The folder that `experiments` lies in, where other processes are started.
+#: The folder of the repository, in which other processes are started.
 ROOT = Path(__file__).parents[2]
 
-_FORMAT = 1  # of what a folder holds, to be raised when finished arms or runs could no longer be read
+_FORMAT = 1  # of a folder of results; raise it if finished arms can no longer be read
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _STUDENT = [
@@ -34,7 +34,7 @@ _STUDENT = [
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
-    """Versions, hardware, command and commit: what a reader needs to run it again on such a device."""
+    """Collect versions, hardware, command and commit, so that a reader can repeat the run."""
     found = choose_device(device)
     return {
         "dbn": dbn.__version__,
@@ -52,7 +52,7 @@ def environment(device: str = "auto") -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result so that a reader sees the old file or the new one, never a part; the main process alone does."""
+    """Write a result atomically, on the main process alone."""
     if not distributed.is_main():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,28 +62,31 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote."""
+    """Read a result of `write_json`."""
     content = json.loads(path.read_text())
     assert isinstance(content, dict)
     return content
 
 
 def kept(path: Path) -> dict[str, Any] | None:
-    """What is written at a path, or None, as the main process sees it."""
+    """Read a result on the main process, for all processes; None if there is none."""
     return distributed.from_main(lambda: read_json(path) if path.exists() else None)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration as JSON would give it back."""
+    """Convert a configuration to plain JSON values."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     assert isinstance(plain, dict)
     return plain
 
 
 def claim(out: Path, config: Any, free: Sequence[str]) -> None:
-    """Make `out` the folder of this configuration but for what is `free`; stop where it holds work of another.
+    """Make `out` the folder of a configuration. The fields in `free` may differ between its runs.
 
-    A file of the user's own that has changed since makes another configuration.
+    The contents of a user's own data file belong to the configuration.
+
+    Raises:
+        ValueError: if the folder holds results of another configuration.
     """
     path, ours = out / "config.json", {key: value for key, value in as_dict(config).items() if key not in free}
     if config.data not in NAMES:
@@ -101,12 +104,12 @@ def claim(out: Path, config: Any, free: Sequence[str]) -> None:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; the latter is not a number for one seed."""
+    """Return mean and standard deviation over seeds; the latter is NaN for one seed."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else float("nan")
 
 
 def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Mean of the differences of paired seeds, and the half-width of its 95 % interval by Student's t."""
+    """Return the mean difference of paired seeds, and the half-width of its 95 % interval by Student's t."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean, spread = mean_sd(differences)
     freedom = len(differences) - 1
@@ -116,9 +119,9 @@ def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[flo
 
 
 def launch(main: Callable[[], object]) -> None:
-    """Run an experiment from the command line, as one of torchrun's processes where it started several.
+    """Run an experiment from the command line, on one process or as one of torchrun's.
 
-    What is wrong with its input ends it in one line.
+    A wrong input ends it with one line.
     """
     try:
         with distributed.start():
@@ -126,7 +129,7 @@ def launch(main: Callable[[], object]) -> None:
     except (ValueError, TypeError, OSError, DivergenceError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
-        raise SystemExit("interrupted: the same command goes on from what is finished") from None
+        raise SystemExit("interrupted: the same command goes on from the finished parts") from None
 
 
 def _module() -> str:

@@ -1,4 +1,4 @@
-"""The table of a comparison, and the sentence under it."""
+"""Tables of a comparison, and their conclusions."""
 
 import math
 import statistics
@@ -15,13 +15,13 @@ Arm = dict[str, Any]
 
 
 def best_baseline(arms: Sequence[Arm], labels: int) -> Arm | None:
-    """The start without pretraining whose mean validation error is lowest; None where there is no such start."""
+    """Return the start without pretraining that has the lowest mean validation error, or None."""
     found = [arm for arm in arms if arm["labels"] == labels and arm["start"] not in _FROM_STACK]
     return min(found, key=lambda arm: mean_sd(arm["validation_error"])[0], default=None)
 
 
 def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
-    """One row a start: rates, errors, paired difference to the best baseline, epochs to a stated error."""
+    """Return a row a start: rates, errors, paired difference to the best baseline, epochs to a target error."""
     baseline = best_baseline(arms, labels)
     if target_error is None and baseline is not None:
         target_error = max(baseline["validation_error"])
@@ -44,7 +44,7 @@ def table(arms: Sequence[Arm], labels: int, target_error: float | None) -> str:
 
 
 def conclusion(arms: Sequence[Arm], labels: int, *, one_test_set: bool) -> str:
-    """Whether each pretrained start was better, said no more strongly than its interval allows."""
+    """Say whether each pretrained start was better, as far as its interval allows."""
     baseline = best_baseline(arms, labels)
     ours = [arm for arm in arms if arm["labels"] == labels and arm["start"] in _PRETRAINED]
     if not ours or baseline is None:
@@ -77,13 +77,13 @@ def _verdict(arm: Arm, baseline: Arm) -> str:
 
 
 def labelled(arms: Sequence[Arm], labels: int) -> str:
-    """How many rows have labels, and that they are all where fewer are there than were asked for."""
+    """Name the number of labels, or say that all rows are labelled if there are fewer."""
     found = next(arm["labelled_rows"] for arm in arms if arm["labels"] == labels)
     return f"{labels} labels" if found == labels else f"all {found} labels"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table whose source lines up."""
+    """Format rows of cells as a Markdown table with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -93,7 +93,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _setting(arm: Arm) -> str:
-    """The rates, or the whole setting where more than rates was chosen."""
+    """Return the chosen setting; older files have rates alone."""
     found: str = arm.get("setting", f"{arm['learning_rate']:g}/{arm['head_learning_rate']:g}")
     return found
 
@@ -107,7 +107,7 @@ def _difference(arm: Arm, baseline: Arm | None) -> str:
 
 
 def _epochs_to(curves: Sequence[Sequence[float]], target: float | None) -> str:
-    """Median over seeds of the first epoch at or below the target; a seed that never gets there counts as the last.
+    """Return the median over seeds of the first epoch at or below the target; a seed without one counts as last.
 
     Of an even number of seeds it is the higher of the two in the middle.
     """
