@@ -19,7 +19,7 @@ from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plo
 from dbn.arguments import choose_device
 from experiments.study.command_line import option, parse
 from experiments.study.options import DataOptions, DeviceOption, OutOption
-from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json, write_text
 from experiments.study.tables import aligned
 
 
@@ -59,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         machines.append({"machine": name, "log_z": exact, "estimates": list(_estimates(rbm, x, exact, config))})
     content = {"config": as_dict(config), "environment": environment(config.device), "machines": machines}
     write_json(out / "results.json", content)
+    found = table(machines)
+    write_text(out / "table.md", found)
     _draw(machines, config).savefig(out / "ais.png")
     print(
-        f"errors in nats at the most temperatures and chains\n\n{_table(machines)}\n\nwrote {out}/results.json, ais.png"
+        f"errors in nats at the most temperatures and chains\n\n{found}\n\nwrote {out}/results.json, table.md, ais.png"
     )
     return content
 
@@ -106,7 +108,8 @@ def _is(row: dict[str, Any], base: str, chains: int) -> bool:
     return bool(row["base"] == base and row["chains"] == chains)
 
 
-def _table(machines: Sequence[dict[str, Any]]) -> str:
+def table(machines: Sequence[dict[str, Any]]) -> str:
+    """Return a row an RBM and base: errors and effective chains at the most temperatures and chains."""
     rows = [["machine", "base", "error, nats", "effective chains"]]
     for machine in machines:
         most = max((row["chains"], row["temperatures"]) for row in machine["estimates"])

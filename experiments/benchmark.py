@@ -43,7 +43,7 @@ from experiments.benchmarking.timing import Row, Work, learning, paired, product
 from experiments.study.command_line import option, parse
 from experiments.study.initialisations import perceptron
 from experiments.study.options import DeviceOption, OutOption
-from experiments.study.records import ROOT, as_dict, environment, launch, write_json
+from experiments.study.records import ROOT, as_dict, environment, launch, write_json, write_text
 from experiments.study.tables import aligned
 
 PARTS = ("steps", "epoch", "peers", "ais", "finetuning", "throughput", "memory", "growth", "likelihood")
@@ -119,11 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     write_json(path, content)
     if any("axis" in row for row in rows):
         draw([row for row in rows if "axis" in row], path.with_name("scaling.png"))
-    print(
-        "\n"
-        + aligned([["what", "ratio of what", "median (quartiles)"], *([r["what"], r["of"], _shown(r)] for r in rows)])
-    )
-    print(f"\nwrote {path}")
+    found = table(rows)
+    write_text(path.with_suffix(".md"), found)
+    print(f"\n{found}\n\nwrote {path}")
     return content
 
 
@@ -338,6 +336,11 @@ def memory(config: Config, device: torch.device) -> list[Row]:
 
 def _rows(config: Config, device: torch.device) -> Tensor:
     return repeated(datasets.load("mnist-sample").train.x, config.rows).to(device)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return a row a measurement: the median of its ratio, and quartiles."""
+    return aligned([["what", "ratio of what", "median (quartiles)"], *([r["what"], r["of"], _shown(r)] for r in rows)])
 
 
 def _shown(row: Row) -> str:

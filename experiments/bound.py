@@ -20,7 +20,7 @@ from dbn.arguments import choose_device
 from dbn.schedules import linear
 from experiments.study.command_line import option, parse
 from experiments.study.options import DataOptions, DeviceOption, OutOption
-from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
 from experiments.study.tables import aligned
 
 
@@ -81,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(rows[-1], flush=True)
     content = {"config": as_dict(config), "environment": environment(config.device), "rows": rows}
     write_json(Path(config.out) / "results.json", content)
-    print(f"\n{_table(rows)}\n\nwrote {config.out}/results.json")
+    found = table(rows)
+    write_text(Path(config.out) / "table.md", found)
+    print(f"\n{found}\n\nwrote {config.out}/results.json and table.md")
     return content
 
 
@@ -133,7 +135,8 @@ def _sides(found: Any) -> dict[str, Any]:
     return {"forward": found, "reverse": found.reverse}
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a row a second RBM: likelihood or bound, and doubts about log Z."""
     head = ["second machine", "its epochs", "likelihood or bound", "by reverse AIS", "doubts"]
     cells = [
         [r["second machine"], str(r["epochs"]), f"{r['forward']:.2f}", f"{r['reverse']:.2f}", "; ".join(r["doubts"])]

@@ -33,7 +33,7 @@ from dbn import (
 )
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.options import OutOption, SeedsOption
-from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json, write_text
 from experiments.study.tables import aligned
 
 _ENUMERABLE = 14
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     content = {"config": as_dict(config), "environment": environment("cpu"), "arms": arms}
     write_json(Path(config.out) / "results.json", content)
-    print(f"nats a test row\n\n{text(arms)}\n\nwrote {config.out}/results.json")
+    found = text(arms)
+    write_text(Path(config.out) / "table.md", found)
+    print(f"nats a test row\n\n{found}\n\nwrote {config.out}/results.json and table.md")
     return content
 
 

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import plots
+from dbn import distributed, plots
 from dbn.arguments import whole_number
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import FREE, Study, begin
@@ -97,13 +97,17 @@ def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: 
     """Print the table, write `depth.json`, `table.md`, `depth.png` and `gradients.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms, "signals": signals}
     write_json(out / "depth.json", content)
+    distributed.from_main(lambda: _show(config, arms, signals, out))
+    return content
+
+
+def _show(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> None:
     text = table(arms, config.trained)
     (out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n")
     draw(arms).savefig(out / "depth.png")
     draw_gradients(signals).savefig(out / "gradients.png")
     print(f"wrote {out}/depth.json, table.md, depth.png and gradients.png")
-    return content
 
 
 def table(arms: Sequence[Arm], trained: float) -> str:

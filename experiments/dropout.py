@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import plots
+from dbn import distributed, plots
 from experiments.study.command_line import option, parse
 from experiments.study.config import Study, begin, shares_test_rows
 from experiments.study.initialisations import KNOWN
@@ -106,12 +106,16 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `dropout.json`, `table.md` and `dropout.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "dropout.json", content)
+    distributed.from_main(lambda: _show(config, arms, out))
+    return content
+
+
+def _show(config: Config, arms: list[Arm], out: Path) -> None:
     tables = text(config, arms, one_test_set=shares_test_rows(config))
     (out / "table.md").write_text(tables + "\n")
     print(f"\n{tables}\n")
     draw(arms).savefig(out / "dropout.png")
     print(f"wrote {out}/dropout.json, table.md and dropout.png")
-    return content
 
 
 def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:

@@ -23,7 +23,7 @@ from experiments.fault_injection.kill_rank import killed_ranks
 from experiments.fault_injection.resource_limits import diverging, full_disk, larger_than_memory
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
-from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
 from experiments.study.tables import aligned
 
 
@@ -80,11 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(f"{row['what']}: {row['survived']} of {row['tried']}, {row['how']}", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "rows": rows}
     write_json(out / "results.json", content)
-    print("\n" + aligned([["what", "survived", "how"], *([r["what"], _count(r), r["how"]] for r in rows)]))
+    found = table(rows)
+    write_text(out / "table.md", found)
+    print(f"\n{found}")
     lost = [row["what"] for row in rows if row["survived"] < row["tried"]]
     if lost:
         raise ValueError(f"not all survived: {', '.join(lost)}")
     return content
+
+
+def table(rows: Sequence[Outcome]) -> str:
+    """Return a row a fault: how often a run survived it, and how."""
+    return aligned([["what", "survived", "how"], *([row["what"], _count(row), row["how"]] for row in rows)])
 
 
 def _count(row: Outcome) -> str:

@@ -45,7 +45,7 @@ from experiments.fuzzing.public_api import PUBLIC_API, Entry
 from experiments.fuzzing.subjects import surroundings, words_for
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
-from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
 from experiments.study.tables import aligned
 
 
@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     counts = {name: _counts(outcome for outcome in outcomes if outcome.face == name) for name in names}
     content = {"config": as_dict(config), "environment": environment(), "counts": counts, "findings": findings}
     write_json(Path(config.out) / "results.json", content)
-    print(f"{_table(counts)}\n\n{_listed(findings)}\n\nwrote {config.out}/results.json")
+    found = f"{table(counts)}\n\n{_listed(findings)}"
+    write_text(Path(config.out) / "table.md", found)
+    print(f"{found}\n\nwrote {config.out}/results.json and table.md")
     if findings:
         raise ValueError(f"{len(findings)} kinds of finding in {len(outcomes)} calls, listed above: mend the library")
     return content
@@ -329,7 +331,8 @@ def _counts(outcomes: Iterator[Outcome]) -> dict[str, int]:
     return {"calls": counts.total(), **{name: counts[name] for name in (*OUTCOMES, "finding")}}
 
 
-def _table(counts: dict[str, dict[str, int]]) -> str:
+def table(counts: dict[str, dict[str, int]]) -> str:
+    """Return a row a name: its calls by outcome."""
     header = ["function", "calls", *OUTCOMES, "findings"]
     totals = [str(sum(row[key] for row in counts.values())) for key in ("calls", *OUTCOMES, "finding")]
     rows = [[name, *map(str, row.values())] for name, row in counts.items()]

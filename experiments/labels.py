@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import plots
+from dbn import distributed, plots
 from dbn.arguments import whole_number
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import Study, begin, shares_test_rows, split_of
@@ -111,12 +111,16 @@ def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `labels.json`, `table.md` and `labels.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "labels.json", content)
+    distributed.from_main(lambda: _show(config, arms, out))
+    return content
+
+
+def _show(config: Config, arms: list[Arm], out: Path) -> None:
     tables = text(config, arms, one_test_set=shares_test_rows(config))
     (out / "table.md").write_text(tables + "\n")
     print(f"\n{tables}\n")
     draw(config, arms).savefig(out / "labels.png")
     print(f"wrote {out}/labels.json, table.md and labels.png")
-    return content
 
 
 def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:

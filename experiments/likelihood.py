@@ -36,12 +36,13 @@ from experiments.benchmarking.timing import Work, learning, seconds
 from experiments.pretrain import image_shape
 from experiments.study.command_line import option, parse
 from experiments.study.options import DataOptions, DeviceOption, OutOption, SeedsOption
-from experiments.study.records import as_dict, environment, kept, launch, mean_sd, write_json
+from experiments.study.records import as_dict, environment, kept, launch, mean_sd, write_json, write_text
 from experiments.study.tables import aligned
 
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25
 _PARTS = ("test", "validation", "train")
+_EFFORT = ("epochs", "seconds")
 _DREAMS = 15  # images a row
 
 
@@ -138,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     content = {"config": as_dict(config), "environment": environment(config.device), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
     distributed.from_main(lambda: _draw(config, split, out))
-    distributed.say(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
+    found = f"{PROTOCOL}\n\n{table(arms)}"
+    write_text(out / "table.md", found)
+    distributed.say(f"\n{found}\n\nwrote {out}/results.json and table.md")
     return content
 
 
@@ -247,15 +250,17 @@ def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
     """Return a row an estimator: mean and standard deviation over seeds."""
-    rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "epochs", "seconds"]]
+    known = {key for arm in arms for key in arm}
+    parts, effort = ([key for key in keys if key in known] for keys in (_PARTS, _EFFORT))
+    rows = [["estimator", *parts, "log Z", "test by reverse AIS", *effort]]
     for name in dict.fromkeys(arm["estimator"] for arm in arms):
         found = [arm for arm in arms if arm["estimator"] == name]
-        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in _PARTS]
+        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in parts]
         reverse = [arm["test_by_reverse"] for arm in found if "test_by_reverse" in arm]
         backwards = "{:.2f} ± {:.2f}".format(*mean_sd(reverse)) if reverse else ""
         trust = "" if all(arm.get("trusted", True) for arm in found) else ", not to be trusted"
-        effort = [f"{mean_sd([arm[key] for arm in found])[0]:.0f}" for key in ("epochs", "seconds")]
-        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, *effort])
+        means = [f"{mean_sd([arm[key] for arm in found])[0]:.0f}" for key in effort]
+        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, *means])
     return aligned(rows)
 
 

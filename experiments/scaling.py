@@ -26,7 +26,7 @@ from experiments.benchmarking.rank_pool import RankPool
 from experiments.benchmarking.timing import Row, learning, seconds
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
-from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
 from experiments.study.tables import aligned
 
 VISIBLE = 784
@@ -102,9 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ends = [ending(cost, config, hidden, link) for link in links for hidden in config.drawn]
     content = {"config": as_dict(config), "environment": environment(), "rows": rows, "model": cost._asdict()}
     write_json(out / "results.json", {**content, "ends": ends})
-    print(_table(rows, cost), "", _fit(rows, cost), "", _ends(ends), sep="\n")
+    found = text(rows, cost, ends)
+    write_text(out / "table.md", found)
+    print(found)
     draw(cost, config, out / "scaling_ranks.png")
-    print(f"wrote {out}/results.json and scaling_ranks.png")
+    print(f"wrote {out}/results.json, table.md and scaling_ranks.png")
     return content
 
 
@@ -246,6 +248,11 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
 
 def _weights(hidden: int) -> int:
     return VISIBLE * hidden + VISIBLE + hidden
+
+
+def text(rows: Sequence[Row], cost: Cost, ends: Sequence[Row]) -> str:
+    """Return the measurements, the fitted model, and where more devices stop paying."""
+    return "\n\n".join([_table(rows, cost), _fit(rows, cost), _ends(ends)])
 
 
 def _table(rows: Sequence[Row], cost: Cost) -> str:

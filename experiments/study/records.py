@@ -61,6 +61,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a table, on the main process alone."""
+    if distributed.is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a result of `write_json`."""
     content = json.loads(path.read_text())

@@ -125,8 +125,8 @@ class Trial:
             network, budget = self.network(setting, seed), self.study.budget(len(train.x), epochs)
             record: dict[str, Any] = {"diverged": False}
             try:
-                options = {"seed": seed, "device": self.study.device}
-                history = tuned(network, train, validation, setting_of(setting), budget, **options)
+                found, device = setting_of(setting), self.study.device
+                history = tuned(network, train, validation, found, budget, seed=seed, device=device)
                 errors = [round(100 * error, 4) for error in history["validation_error"]] if validation else []
                 record |= {"validation_errors": errors, "seconds": history.last["seconds"]}
             except DivergenceError:

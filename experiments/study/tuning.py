@@ -42,7 +42,9 @@ def arm_of(trial: Trial) -> Arm:
         assert arm is not None
     elif distributed.is_main():
         tqdm.write(f"{trial.path} is finished, from commit {arm['commit']}, on {arm['device']}")
-    _on_main(lambda: [done.forget() for done in (trial, replace(trial, refit=None))])
+    if distributed.is_main():
+        trial.forget()
+        replace(trial, refit=None).forget()
     return arm
 
 
@@ -57,8 +59,13 @@ def searched(trial: Trial) -> tuple[list[str], dict[str, list[float]]]:
     if trial.initialisation.from_stack:
         _shared(lambda seed: trial.stack(seed)[1], range(seeds))
     _shared(lambda run: trial.run(*run), [(setting, seed) for setting in trial.settings for seed in range(first)])
-    best_few = narrowed(trial.settings, trial.best, first=first, kept=trial.kept)
+    best_few = _on_main(lambda: narrowed(trial.settings, trial.best, first=first, kept=trial.kept))
     _shared(lambda run: trial.run(*run), [(setting, seed) for setting in best_few for seed in range(first, seeds)])
+    return _on_main(lambda: _ranked(trial, best_few, first))
+
+
+def _ranked(trial: Trial, best_few: list[str], first: int) -> tuple[list[str], dict[str, list[float]]]:
+    seeds = trial.study.seeds
     chosen = narrowed(best_few, trial.best, first=seeds, kept=len(best_few))
     counts = {setting: seeds if setting in chosen else first for setting in trial.settings}
     return chosen, {setting: [trial.best(setting, seed) for seed in range(count)] for setting, count in counts.items()}
@@ -66,7 +73,11 @@ def searched(trial: Trial) -> tuple[list[str], dict[str, list[float]]]:
 
 def _shared(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
     """Share work between the processes; its results are in files."""
-    distributed.spread(lambda item: work(item) and None, items)
+
+    def without_result(item: Any) -> None:
+        work(item)
+
+    distributed.spread(without_result, items)
 
 
 def _on_main(work: Callable[[], T]) -> T:
@@ -101,10 +112,12 @@ def _refitted(trial: Trial) -> Arm:
     choosers = {chooser.epochs: chooser}
     choosers.setdefault(trial.epochs, trial)
     _shared(lambda run: run[0].run(chosen[0], run[1]), [(one, seed) for one in choosers.values() for seed in first])
-    tried_epochs = {
-        epochs: [one.run(chosen[0], seed)["validation_errors"][-1] for seed in first]
-        for epochs, one in choosers.items()
-    }
+    tried_epochs = _on_main(
+        lambda: {
+            epochs: [one.run(chosen[0], seed)["validation_errors"][-1] for seed in first]
+            for epochs, one in choosers.items()
+        }
+    )
     epochs = min(tried_epochs, key=lambda epochs: fmean(tried_epochs[epochs]))
     _shared(lambda seed: trial.refitted(chosen[0], seed, epochs), range(trial.study.seeds))
     return _on_main(
