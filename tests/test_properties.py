@@ -36,6 +36,7 @@ from dbn import (
     train,
 )
 from experiments import fuzz
+from experiments.fuzzing import verdict
 from experiments.fuzzing.arguments import VISIBLE, one_of
 from experiments.fuzzing.public_api import Entry
 from experiments.fuzzing.subjects import draw_rbm, nothing
@@ -322,7 +323,7 @@ def test_the_fuzz_finds_what_is_broken(name, tmp_path, monkeypatch, capsys):
     ("call", "words"), [(changed_first, "something changed"), (lambda rbm, v: len(3), "raises TypeError")]
 )
 def test_the_fuzz_finds_what_a_refused_call_has_changed(call, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fuzz, "_is_documented", lambda error: "give another" in str(error))
+    monkeypatch.setattr(verdict, "_is_documented", lambda error: "give another" in str(error))
     monkeypatch.setitem(
         fuzz.PUBLIC_API, "broken", Entry(draw_rbm, call, {"v": VISIBLE._replace(invalid=VISIBLE.valid)})
     )
