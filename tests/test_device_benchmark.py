@@ -39,7 +39,17 @@ def test_what_is_not_there_is_not_compared(monkeypatch, tmp_path):
 def test_a_run_on_a_gpu_has_all_parts_and_a_file_of_its_own(monkeypatch, tmp_path):
     run, cuda = [], torch.device("cuda")
     known = {name: lambda config, device, name=name: run.append((name, device)) or [] for name in benchmark.ON_GPU}
-    for name in ("steps", "epoch", "peers", "annealing", "finetuning", "throughput", "memory", "growing", "race"):
+    for name in (
+        "steps",
+        "epoch",
+        "other_libraries",
+        "annealing",
+        "finetuning",
+        "throughput",
+        "memory",
+        "growing",
+        "race",
+    ):
         monkeypatch.setattr(benchmark, name, lambda config, device: run.append(("cpu", device)) or [])
     monkeypatch.setattr(benchmark, "ON_GPU", known)
     for device, file, parts in ((cuda, "benchmark-cuda.json", 15), (torch.device("cpu"), "benchmark.json", 9)):

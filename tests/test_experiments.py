@@ -9,7 +9,7 @@ from torch import nn
 
 from dbn import DBN
 from experiments import annealing, benchmark, bound, compare, defaults, faults, finetune, likelihood, pretrain
-from experiments.benchmarking import time_to_likelihood
+from experiments.benchmarking import parts, time_to_likelihood
 from experiments.benchmarking.step_cost import leaving
 from experiments.study import tuning
 from experiments.study.command_line import parse
@@ -205,8 +205,8 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
         raise ImportError("no module named peer")
 
     tutorial = "tutorial loop, tensors"
-    monkeypatch.setattr(benchmark, "OTHER_LIBRARIES", {tutorial: benchmark.OTHER_LIBRARIES[tutorial], "peer": missing})
-    monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
+    monkeypatch.setattr(parts, "OTHER_LIBRARIES", {tutorial: parts.OTHER_LIBRARIES[tutorial], "peer": missing})
+    monkeypatch.setattr(parts, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
     trainers = {"ours": (lambda: "again", time_to_likelihood.Ours), "peer": (lambda: missing(None, None), None)}
     monkeypatch.setattr(time_to_likelihood, "TRAINERS", trainers)
     content = benchmark.main(["tiny", "--out", str(tmp_path)])
