@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(StudyOptions):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
     labels: tuple[int, ...] = option((500,), "numbers of labelled training rows, each a comparison of its own")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")

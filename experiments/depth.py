@@ -36,7 +36,7 @@ _STARTS = tuple(f"{scheme}-{activation}" for activation in ("sigmoid", "tanh", "
 
 @dataclass(frozen=True)
 class Config(Study):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
     width: int = option(500, "units of every hidden layer")
     labels: int | None = option(1000, "labelled training rows")

@@ -33,7 +33,7 @@ _DROPOUT = "dropout 0.2/0.5"
 
 @dataclass(frozen=True)
 class Config(Study):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
     architectures: tuple[str, ...] = option(("500-500-2000",), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(

@@ -25,7 +25,7 @@ from experiments.study.records import as_dict, environment, launch, write_json
 
 @dataclass(frozen=True)
 class Config(DataOptions, DeviceOption, OutOption):
-    """What to train, from which start, and how."""
+    """Data, start and options of the fine-tuning."""
 
     labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
     start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn if --stack is given, else xavier")

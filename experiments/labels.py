@@ -29,7 +29,7 @@ _STARTS = ("xavier", "he", "orthogonal-relu", "xavier-sigmoid", "permuted", "dbn
 
 @dataclass(frozen=True)
 class Config(Study):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
     architectures: tuple[str, ...] = option(("1024", "500-500"), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")

@@ -48,7 +48,7 @@ _DREAMS = 15  # images a row
 
 @dataclass(frozen=True)
 class Config(DataOptions, SeedsOption, DeviceOption, OutOption):
-    """What to train, for how long, and how to measure it."""
+    """RBMs, their training, and the measurement."""
 
     hidden: int = option(20, "hidden units")
     estimators: tuple[str, ...] = option(

@@ -20,7 +20,7 @@ from experiments.study.records import as_dict, environment, launch, write_json
 
 @dataclass(frozen=True)
 class Config(DataOptions, DeviceOption, OutOption):
-    """What to pretrain, on what, for how long."""
+    """Data, layers and length of the pretraining."""
 
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     epochs: int = option(10, "passes over the rows for each layer")

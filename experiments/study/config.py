@@ -41,7 +41,7 @@ class StudyOptions(DataOptions, SeedsOption, DeviceOption, OutOption):
         raise NotImplementedError
 
     def budget(self, rows: int, epochs: int) -> Budget:
-        """How long a network is fine-tuned on so many labelled rows."""
+        """Return the length of the fine-tuning on a number of labelled rows."""
         raise NotImplementedError
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class SeedsOption:
-    """How often everything is repeated."""
+    """The number of repetitions with other seeds."""
 
     seeds: int = option(5, "number of seeds")
 

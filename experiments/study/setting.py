@@ -91,7 +91,7 @@ def batch_size(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a network is fine-tuned.
+    """The length of a fine-tuning.
 
     Args:
         epochs: passes over the rows; validation follows each.
