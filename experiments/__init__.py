@@ -1,1 +1,1 @@
-"""Studies with the library, one question a file."""
+"""Studies with the library: one question or command a file, and in folders what they stand on."""

@@ -1,8 +1,8 @@
 """How far is annealed importance sampling from the exact log Z, by base, temperatures and chains?
 
-Machines that can be enumerated are trained on binary pixels drawn at every presentation, by CD-1 and by PCD-1. Their
-log Z is estimated many times from every base, forwards and backwards, and held against enumeration: `ais.png` draws the
-mean error with a band of one standard deviation.
+RBMs with few hidden units are trained by CD-1 and by PCD-1 on binary pixels, which are sampled at every presentation.
+Their log Z is estimated many times from every base, forwards and backwards, and compared with the exact one. `ais.png`
+draws the mean error with a band of one standard deviation.
 """
 
 import itertools
@@ -17,32 +17,27 @@ from tqdm import tqdm
 
 from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plots, reverse_ais, train
 from dbn.runtime.checks import choose_device
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json, write_text
+from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which machines, and which estimates of each."""
+class Config(DataOptions, DeviceOption, OutOption):
+    """The RBMs, and the estimates of each."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: int = option(20, "hidden units, few enough to enumerate")
     epochs: int = option(60, "passes over the training rows")
     temperatures: tuple[int, ...] = option((10, 30, 100, 300, 1000, 3000, 10_000), "temperatures of an estimate")
     chains: tuple[int, ...] = option((10, 100), "chains of an estimate")
     repeats: int = option(10, "estimates of each kind")
     gibbs_steps: int = option(1000, "Gibbs steps from the data before annealing backwards")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/annealing", "folder for the result and the picture")
 
 
 PRESETS = {
     "sample": Config(),
-    "tiny": Config(
-        hidden=4, epochs=1, temperatures=(5, 10), chains=(10,), repeats=2, gibbs_steps=5, out="runs/annealing-tiny"
-    ),
+    "tiny": Config(hidden=4, epochs=1, temperatures=(5, 10), chains=(10,), repeats=2, gibbs_steps=5),
 }
 
 _REVERSE = "backwards from the data"
@@ -64,15 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         machines.append({"machine": name, "log_z": exact, "estimates": list(_estimates(rbm, x, exact, config))})
     content = {"config": as_dict(config), "environment": environment(config.device), "machines": machines}
     write_json(out / "results.json", content)
+    found = table(machines)
+    write_text(out / "table.md", found)
     _draw(machines, config).savefig(out / "ais.png")
     print(
-        f"errors in nats at the most temperatures and chains\n\n{_table(machines)}\n\nwrote {out}/results.json, ais.png"
+        f"errors in nats at the most temperatures and chains\n\n{found}\n\nwrote {out}/results.json, table.md, ais.png"
     )
     return content
 
 
 def _estimates(rbm: RBM, x: Tensor, exact: float, config: Config) -> Iterator[dict[str, Any]]:
-    """Errors and effective sample sizes of all repeats, a row for each base, number of chains and of temperatures."""
+    """Estimate log Z repeatedly; a row for each base and each number of chains and of temperatures."""
     mean = rbm.visible.field_of_mean(x.mean(0))
     bases: dict[str, str | Tensor] = {"data mean": mean, "own visible bias": "visible_bias", "zeros": "zeros"}
     grid = list(itertools.product([*bases, _REVERSE], config.chains, config.temperatures))
@@ -111,7 +108,8 @@ def _is(row: dict[str, Any], base: str, chains: int) -> bool:
     return bool(row["base"] == base and row["chains"] == chains)
 
 
-def _table(machines: Sequence[dict[str, Any]]) -> str:
+def table(machines: Sequence[dict[str, Any]]) -> str:
+    """Return a row an RBM and base: errors and effective chains at the most temperatures and chains."""
     rows = [["machine", "base", "error, nats", "effective chains"]]
     for machine in machines:
         most = max((row["chains"], row["temperatures"]) for row in machine["estimates"])

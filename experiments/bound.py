@@ -1,9 +1,10 @@
-"""Does a second machine make the model of the first a better one?
+"""Does a second RBM improve the model of the first?
 
-On one trained machine a second one is stacked, once as the first upside down (the transposed start, where the stack is
-the first machine and its variational bound is tight) and once from small random weights and wider. Both learn by PCD on
-samples of the first hidden layer. The bound needs log Z of the top machine, and is printed beside the likelihood of the
-first machine alone; log Z is bracketed by AIS. Numbers are nats a test row, of pixels drawn once.
+A second RBM is stacked on a trained one in two ways. The transposed start takes the first weights upside down; the
+stack is then the model of the first RBM, and its variational bound is tight. The other start is wider and has small
+random weights. Both are trained by PCD on samples of the first hidden layer. The bound is printed beside the
+log-likelihood of the first RBM. It needs log Z of the top RBM, which AIS brackets. Numbers are nats a test row, of
+pixels that were sampled once.
 """
 
 from collections.abc import Sequence
@@ -17,38 +18,32 @@ from torch import Tensor
 from dbn import DBN, PCD, RBM, bracket, datasets, log_likelihood, lower_bound, train
 from dbn.runtime.checks import choose_device
 from dbn.schedules import linear
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
+from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
-    """The first machine, the second, and how both are measured."""
+class Config(DataOptions, DeviceOption, OutOption):
+    """The first RBM, the second, and how both are measured."""
 
-    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
-    machine: str | None = option(
-        None, "a machine that was saved, such as machines/PCD-0.pt of likelihood; else one is trained"
-    )
-    hidden: int = option(500, "hidden units of the first machine, where it is trained here")
-    wide: int = option(2000, "hidden units of the second machine that starts from random weights")
-    epochs: tuple[int, int] = option((50, 20), "passes over the training rows for the first machine and the second")
+    machine: str | None = option(None, "a saved RBM, such as machines/PCD-0.pt of likelihood; else one is trained")
+    hidden: int = option(500, "hidden units of the first RBM, if it is trained here")
+    wide: int = option(2000, "hidden units of the second RBM that starts from random weights")
+    epochs: tuple[int, int] = option((50, 20), "passes over the training rows for the first RBM and the second")
     gibbs_steps: int = option(5, "k of both")
-    rates: tuple[float, float] = option((0.02, 0.0005), "learning rates between which both fall in a line")
+    rates: tuple[float, float] = option((0.02, 0.0005), "first and last learning rate of both, linear between")
     chains: int = option(100, "persistent chains")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
     samples: int = option(20, "samples of the hidden units a row, for the bound")
     rows: int = option(10_000, "test rows")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/bound", "folder for the result")
 
 
 PRESETS = {
-    "mnist": Config(),
+    "mnist": Config(data="mnist"),
     "tiny": Config(
-        data="mnist-sample",
         hidden=8,
         wide=12,
         epochs=(1, 1),
@@ -58,7 +53,6 @@ PRESETS = {
         samples=2,
         rows=100,
         device="cpu",
-        out="runs/bound-tiny",
     ),
 }
 
@@ -87,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(rows[-1], flush=True)
     content = {"config": as_dict(config), "environment": environment(config.device), "rows": rows}
     write_json(Path(config.out) / "results.json", content)
-    print(f"\n{_table(rows)}\n\nwrote {config.out}/results.json")
+    found = table(rows)
+    write_text(Path(config.out) / "table.md", found)
+    print(f"\n{found}\n\nwrote {config.out}/results.json and table.md")
     return content
 
 
@@ -95,9 +91,7 @@ def _bottom(config: Config, x: Tensor) -> RBM:
     if config.machine is not None:
         return RBM.load(config.machine).to(x.device)
     rbm = RBM(x.shape[1], config.hidden, seed=0)
-    train(
-        rbm.to(x.device), x, epochs=config.epochs[0], description="first machine", **_settings(config, config.epochs[0])
-    )
+    train(rbm.to(x.device), x, epochs=config.epochs[0], description="first RBM", **_settings(config, config.epochs[0]))
     return rbm
 
 
@@ -119,14 +113,14 @@ def _settings(config: Config, epochs: int) -> dict[str, Any]:
 
 
 def _alone(rbm: RBM, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
-    """The likelihood of the first machine."""
+    """Measure the log-likelihood of the first RBM."""
     found = bracket(rbm, torch.bernoulli(x[: len(test)]), **_annealing(config))
     both = {name: float(log_likelihood(rbm, test, log_z).mean()) for name, log_z in _sides(found).items()}
     return {"second machine": "none", "epochs": 0, **both, "doubts": list(found.doubts)}
 
 
 def _bound(stack: DBN, x: Tensor, test: Tensor, config: Config) -> dict[str, Any]:
-    """The variational bound of the stack."""
+    """Measure the variational bound of the stack."""
     below, top = stack.layers
     found = bracket(top, below.sample_hidden(torch.bernoulli(x[: len(test)]), seed=0), **_annealing(config))
     bound = float(lower_bound(stack, test, 0.0, samples=config.samples, seed=0).mean())
@@ -141,7 +135,8 @@ def _sides(found: Any) -> dict[str, Any]:
     return {"forward": found, "reverse": found.reverse}
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a row a second RBM: likelihood or bound, and doubts about log Z."""
     head = ["second machine", "its epochs", "likelihood or bound", "by reverse AIS", "doubts"]
     cells = [
         [r["second machine"], str(r["epochs"]), f"{r['forward']:.2f}", f"{r['reverse']:.2f}", "; ".join(r["doubts"])]

@@ -1,50 +1,40 @@
 """Was pretraining worth it? A pretrained stack against named starts, on the same splits and the same budget.
 
-Every seed draws its own labelled subset, validation rows, weights and order; all starts of a seed share them. A stack
-is pretrained once a seed on all training rows, without labels. For every start the learning rate with the lowest mean
-validation error is taken from one list, the weights are those of the best epoch on validation, and the test set is
-read once, by the networks so chosen. Several processes share the runs between them, each alone with its own. On a GPU
-the seeds of a start are fine-tuned as one batched program, and then see their rows in one order.
+Every start is tuned as `study.tuning` says: all learning rates of one list are tried with all seeds. Rates stay as they
+are during a run. Several processes share the runs between them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from tqdm import tqdm
-
-from dbn import DBN, distributed, evaluate, finetune, plots
-from dbn.history import History
-from dbn.runtime.checks import choose_device, finite_number, whole_number
-from experiments.command_line import check_several, option, parse
+from dbn import distributed, plots
+from dbn.runtime.checks import whole_number
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, claim, environment, kept, launch, write_json
-from experiments.signals import layer_names, seeded_rows, spreads
-from experiments.starts import STARTS, pretrained
-from experiments.study import check_labels, loaded
-from experiments.tables import conclusion, labelled, table
-from experiments.together import Together, alike
-from experiments.tuning import batch_size
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import FREE, StudyOptions, begin, shares_test_rows
+from experiments.study.initialisations import STARTS
+from experiments.study.records import as_dict, environment, launch, write_json
+from experiments.study.setting import Budget, batch_size, setting_of
+from experiments.study.signal_propagation import layer_names, signal_of
+from experiments.study.tables import conclusion, labelled, table
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arms_of
 
-Trial = tuple[nn.Sequential, History]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to compare, on what, and the budget that every start has."""
+class Config(StudyOptions):
+    """Options of the study, and the budget of every start."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     labels: tuple[int, ...] = option((500,), "numbers of labelled training rows, each a comparison of its own")
-    seeds: int = option(5, "number of seeds")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(tuple(STARTS), "starts to compare")
-    pretrain_epochs: int = option(30, "passes over the unlabelled rows for each layer")
     epochs: int = option(12, "passes over the labelled rows, in batches of a fiftieth of them, 10 to 100")
-    updates: int = option(600, "least number of updates: more passes are made where labels are few")
+    updates: int = option(600, "least number of updates: more passes are made if labels are few")
     rates: tuple[str, ...] = option(
         ("1e-3", "3e-3", "1e-2", "1e-3/1e-2", "3e-3/1e-2"), "Adam's rates to choose from, for all layers or body/head"
     )
@@ -52,40 +42,41 @@ class Config:
         None,
         "validation error in percent for the epochs column; by default what every seed of the best baseline reaches",
     )
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    side_by_side: bool | None = option(
-        None, "fine-tune the seeds of a start as one batched program; by default on a GPU"
-    )
-    out: str | None = option(
-        None, "folder for results and pictures, and to resume from; runs/compare-PRESET by default"
-    )
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "pretrain_epochs", "epochs", "updates"):
-            whole_number(getattr(self, name), name)
-        check_several(self.starts, "starts", STARTS)
-        for count in check_several(self.labels, "labels"):
-            whole_number(count, "labels")
-        for rate in check_several(self.rates, "rates"):
-            rates_of(rate)
         if not self.hidden:
             raise ValueError("hidden is (): give at least one size")
         for size in self.hidden:
             whole_number(size, "hidden")
-        choose_device(self.device)
+        super().__post_init__()
+        for count in check_several(self.labels, "labels"):
+            whole_number(count, "labels")
+        for rate in check_several(self.rates, "rates"):
+            setting_of(rate)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The one architecture."""
+        return ("-".join(map(str, self.hidden)),)
+
+    @property
+    def first(self) -> int:
+        """Every rate is tried with all seeds."""
+        return self.seeds
+
+    def recipe(self, activation: str) -> dict[str, Any]:
+        """The library's defaults."""
+        return {}
+
+    def budget(self, rows: int, epochs: int) -> Budget:
+        """Make more passes if labels are few."""
+        size = batch_size(rows)
+        return Budget(max(epochs, -(-self.updates * size // rows)), size, falling=False)
 
 
 _FULL: dict[str, Any] = {"labels": (1000, 60000), "epochs": 15, "updates": 2000}
 _LETTERS: dict[str, Any] = _FULL | {"labels": (1000, 124800)}
 _USPS: dict[str, Any] = _FULL | {"labels": (1000, 7291)}
-
-
-def rates_of(text: str) -> tuple[float, float]:
-    """ "1e-3/1e-2" as body and head, "1e-3" as both."""
-    body, _, head = text.partition("/")
-    return finite_number(float(body), "rates", positive=True), finite_number(
-        float(head or body), "rates", positive=True
-    )
 
 
 PRESETS = {
@@ -101,163 +92,37 @@ PRESETS = {
     ),
 }
 
-#: What may differ between two runs in one folder: it changes no number of an arm, or is part of the arm's name.
-_FREE = ("target_error", "out", "root", "device", "starts", "labels")
-
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `results.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    if config.side_by_side is None:
-        config = replace(config, side_by_side=choose_device(config.device).type == "cuda")
-    out = Path(config.out or f"runs/compare-{preset}")
-    check_labels(lambda count: loaded(config.data, config.root, count, 0), sorted(config.labels))
-    claim(out, config, _FREE)
-    trained = _stacks(config, out)
-    stacks = [stack for stack, _ in trained]
-    arms = _arms(config, stacks, out)
-    for name, arm in zip(config.starts * len(config.labels), arms, strict=True):
-        if STARTS[name].from_stack:
-            arm["pretrain_seconds"] = [seconds for _, seconds in trained]
-    return report(config, arms, stacks, out)
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
+    begin(config, out, sorted(config.labels), (*FREE, "hidden", "target_error"))
+    plan = [
+        Trial(config, out, start, architecture, labels, config.rates, kept=1)
+        for architecture in config.architectures
+        for labels in config.labels
+        for start in config.starts
+    ]
+    return report(config, arms_of(plan, len(plan), "compare"), plan, out)
 
 
-def _arms(config: Config, stacks: list[DBN | None], out: Path) -> list[dict[str, Any]]:
-    """Every number of labels with every start, from its file where it is finished."""
-    arms = []
-    plan = [(labels, start) for labels in config.labels for start in config.starts]
-    total = len(plan) * len(config.rates) * config.seeds
-    shown = distributed.shows_progress()
-    with tqdm(total=total, desc="fine-tuning", unit="run", dynamic_ncols=True, disable=not shown) as bar:
-        for labels, start in plan:
-            path = out / "arms" / f"{labels}-{start}.json"
-            found = kept(path)
-            if found is None:
-                found = _run_arm(config, labels, start, stacks, bar)
-                write_json(path, found)
-            else:
-                bar.update(len(config.rates) * config.seeds)
-                bar.write(f"{path} is finished, from commit {found['commit']}, on {found['device']}")
-            arms.append(found)
-    return arms
-
-
-def _stacks(config: Config, out: Path) -> list[tuple[DBN | None, float]]:
-    if not any(STARTS[name].from_stack for name in config.starts):
-        return [(None, 0.0)] * config.seeds
-    device = str(choose_device(config.device))
-
-    def stack(seed: int) -> tuple[DBN, float]:
-        return pretrained(
-            loaded(config.data, config.root, None, seed),
-            config.hidden,
-            epochs=config.pretrain_epochs,
-            seed=seed,
-            device=device,
-            path=out / "stacks" / f"seed-{seed}.pt",
-        )
-
-    return distributed.map_over_ranks(stack, range(config.seeds))
-
-
-def _run_arm(config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]") -> dict[str, Any]:
-    """Every rate with every seed; then the chosen rate's networks, and only they, on the test set."""
-    start = STARTS[name]
-    trials = _trials(config, labels, name, stacks, bar)
-    chosen = min(config.rates, key=lambda rate: sum(min(history["validation_error"]) for _, history in trials[rate]))
-    body, head = rates_of(chosen)
-    histories = [history for _, history in trials[chosen]]
-    return {
-        "start": start.label,
-        "activation": start.activation,
-        "labels": labels,
-        "labelled_rows": len(loaded(config.data, config.root, labels, 0).train.labelled.x),
-        "commit": environment()["commit"],
-        "device": choose_device(config.device).type,
-        "learning_rate": body,
-        "head_learning_rate": head,
-        "test_error": [
-            100 * evaluate(network, *loaded(config.data, config.root, labels, seed).test).error
-            for seed, (network, _) in enumerate(trials[chosen])
-        ],
-        "seconds": [history.last["seconds"] for history in histories],
-        "validation_error": [100 * min(history["validation_error"]) for history in histories],
-        "validation_curves": [[100 * error for error in history["validation_error"]] for history in histories],
-    }
-
-
-def _trials(
-    config: Config, labels: int, name: str, stacks: list[DBN | None], bar: "tqdm[Any]"
-) -> dict[str, list[Trial]]:
-    """Every rate with every seed, one by one or all seeds of a rate at once; several processes share them."""
-    processes = distributed.world_size()
-    at_once = [tuple(range(config.seeds))] if _stand_together(config, labels) else [(s,) for s in range(config.seeds)]
-
-    def trial(rate_and_seeds: tuple[str, tuple[int, ...]]) -> list[Trial]:
-        rate, seeds = rate_and_seeds
-        bar.set_description(f"{labels} labels, {STARTS[name].label}, rate {rate}, seed {' '.join(map(str, seeds))}")
-        networks = [_network(config, labels, name, seed, stacks[seed]) for seed in seeds]
-        histories = _fine_tuned(config, labels, rate, networks, seeds)
-        bar.update(processes * len(seeds))
-        return [
-            (network.cpu() if processes > 1 else network, history)
-            for network, history in zip(networks, histories, strict=True)
-        ]
-
-    runs = iter(distributed.map_over_ranks(trial, [(rate, seeds) for rate in config.rates for seeds in at_once]))
-    return {rate: [run for _ in at_once for run in next(runs)] for rate in config.rates}
-
-
-def _stand_together(config: Config, labels: int) -> bool:
-    return bool(config.side_by_side) and alike(
-        [loaded(config.data, config.root, labels, seed) for seed in range(config.seeds)]
-    )
-
-
-def _network(config: Config, labels: int, name: str, seed: int, stack: DBN | None) -> nn.Sequential:
-    split = loaded(config.data, config.root, labels, seed)
-    return STARTS[name].build([split.train.x.shape[1], *config.hidden, split.classes], stack, seed)
-
-
-def _fine_tuned(
-    config: Config, labels: int, rate: str, networks: list[nn.Sequential], seeds: tuple[int, ...]
-) -> list[History]:
-    """The histories of the seeds' networks, which are one, or all at once."""
-    split = loaded(config.data, config.root, labels, seeds[0])
-    body, head = rates_of(rate)
-    size, epochs = budget(len(split.train.labelled.x), config)
-    settings = {"epochs": epochs, "batch_size": size, "learning_rate": body, "head_learning_rate": head}
-    if len(seeds) > 1:
-        return _together(config.data, config.root, labels, seeds, config.device).tuned(networks, **settings, seed=0)
-    rows = {"validation": split.validation, "device": config.device, "progress": False, "seed": seeds[0]}
-    return [finetune(networks[0], *split.train.labelled, **settings, **rows)]
-
-
-@lru_cache(maxsize=1)
-def _together(data: str, root: str | None, labels: int, seeds: tuple[int, ...], device: str) -> Together:
-    return Together([loaded(data, root, labels, seed) for seed in seeds], choose_device(device))
-
-
-def budget(rows: int, config: Config) -> tuple[int, int]:
-    """Batch size and epochs for so many labelled rows: a fiftieth of them, 10 to 100, and enough updates."""
-    size = batch_size(rows)
-    return size, max(config.epochs, -(-config.updates * size // rows))
-
-
-def report(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> dict[str, Any]:
+def report(config: Config, arms: list[Arm], plan: Sequence[Trial], out: Path) -> dict[str, Any]:
     """Print the table, write `results.json`, `table.md` and the pictures."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "results.json", content)
-    distributed.run_on_main(lambda: _show(config, arms, stacks, out))
+    distributed.run_on_main(lambda: _show(config, arms, plan, out))
     return content
 
 
-def _show(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
-    found = text(config, arms, one_test_set=loaded(config.data, config.root, None, 0).fixed_test)
+def _show(config: Config, arms: list[Arm], plan: Sequence[Trial], out: Path) -> None:
+    found = text(config, arms, one_test_set=shares_test_rows(config))
     (out / "table.md").write_text(found + "\n")
     print(f"\n{found}\n")
-    draw(config, arms, stacks, out)
-    print(f"wrote {out}/results.json, table.md, curves.png, signal.png" + ", filters.png" * (stacks[0] is not None))
+    figures = drawn(config, arms, plan)
+    for name, figure in figures.items():
+        figure.savefig(out / name)
+    print(f"wrote {out}/results.json, table.md, {', '.join(figures)}")
 
 
 def text(config: Config, arms: list[dict[str, Any]], *, one_test_set: bool) -> str:
@@ -269,28 +134,35 @@ def text(config: Config, arms: list[dict[str, Any]], *, one_test_set: bool) -> s
     )
 
 
-def draw(config: Config, arms: list[dict[str, Any]], stacks: list[DBN | None], out: Path) -> None:
-    """Write `curves.png`, `signal.png` and, where there is a stack, `filters.png`."""
+def drawn(config: Config, arms: Sequence[Arm], plan: Sequence[Trial]) -> dict[str, "Figure"]:
+    """Draw `curves.png`, `signal.png` and, if a stack was pretrained, `filters.png`."""
+    figures = {"curves.png": _curves(config, arms), "signal.png": _signals(config, plan[: len(config.starts)])}
+    pretrained = [trial for trial in plan if trial.initialisation.from_stack]
+    if pretrained:
+        weight = pretrained[0].stack(0)[0].layers[0].weight
+        figures["filters.png"] = plots.filters(weight, image_shape(plan[0].split(0)))
+    return figures
+
+
+def _curves(config: Config, arms: Sequence[Arm]) -> "Figure":
+    """Draw validation error by epoch, a panel a number of labels."""
     panels = {
         labelled(arms, labels): {arm["start"]: arm["validation_curves"] for arm in arms if arm["labels"] == labels}
         for labels in config.labels
     }
     highlight = STARTS["dbn"].label
-    figure = plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
-    figure.savefig(out / "curves.png")
-    split = loaded(config.data, config.root, None, 0)
-    rows = seeded_rows(*split.train.labelled, count=500, seed=0)
-    sizes = [split.train.x.shape[1], *config.hidden, split.classes]
-    titles = ("spread of activations before training", "spread of gradients before training")
-    signals: dict[str, dict[str, list[float]]] = {title: {} for title in titles}
-    for name in config.starts:
-        network = STARTS[name].build(sizes, stacks[0], seed=0)
-        for title, values in zip(titles, spreads(network, *rows), strict=True):
-            signals[title][STARTS[name].label] = values
-    ticks = dict(zip(titles, layer_names(len(config.hidden)), strict=True))
-    plots.by_layer(signals, ticks=ticks, highlight=highlight).savefig(out / "signal.png")
-    if stacks[0] is not None:
-        plots.filters(stacks[0].layers[0].weight, image_shape(split)).savefig(out / "filters.png")
+    return plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
+
+
+def _signals(config: Config, trials: Sequence[Trial]) -> "Figure":
+    """Draw the spread of activations and of gradients before training, by layer."""
+    kinds = ("activations", "gradients")
+    found = [signal_of(trial, seeds=1) for trial in trials]
+    panels = {
+        f"spread of {kind} before training": {signal["start"]: signal[kind] for signal in found} for kind in kinds
+    }
+    ticks = dict(zip(panels, layer_names(len(config.hidden)), strict=True))
+    return plots.by_layer(panels, ticks=ticks, highlight=STARTS["dbn"].label)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Do the defaults make a density that beats independent columns, for CD and PCD, on digits, tables and spikes?
+"""Do the defaults of CD and PCD give a better density than independent columns, on digits, a table and spikes?
 
-Machines are trained with the library's own learning rate, momentum and decay, for a given number of epochs, and judged
-by the log-likelihood of test rows beside that of independent columns fitted to the same training rows. Log Z is exact
-up to 14 hidden units, and a bracket of forward and reverse AIS above. Digits are the bundled ones, with pixels drawn at
-every presentation and test pixels thresholded. The table is scikit-learn's breast masses, 30 columns standardised by
-the training rows. Spikes are drawn here: bins of neurons that fire by themselves and in assemblies.
+RBMs are trained with the library's own learning rate, momentum and weight decay. They are compared by the
+log-likelihood of test rows with independent columns that are fitted to the same training rows. Log Z is exact up to 14
+hidden units, and a bracket of forward and reverse AIS above. The digits are the bundled ones: training pixels are
+sampled at every presentation, test pixels are thresholded. The table is scikit-learn's breast masses, 30 columns that
+are standardised by the training rows. The spikes are simulated: neurons fire by themselves and in assemblies.
 """
 
 import math
@@ -31,9 +31,10 @@ from dbn import (
     log_likelihood,
     train,
 )
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.tables import aligned
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.options import OutOption, SeedsOption
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json, write_text
+from experiments.study.tables import aligned
 
 _ENUMERABLE = 14
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {"CD-1": lambda: CD(1), "PCD": lambda: PCD(100)}
@@ -48,7 +49,7 @@ class Rows(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Rows, the units of a machine for them, epochs that make some thousand updates, and options of training."""
+    """Rows, the units of an RBM for them, epochs that make some thousand updates, and options of training."""
 
     rows: Callable[[], Rows]
     visible: Callable[[int], int | Unit]
@@ -58,13 +59,13 @@ class Case(NamedTuple):
 
 
 def digits() -> Rows:
-    """Grey training rows; validation and test pixels thresholded at 0.5."""
+    """Load grey training rows, and validation and test pixels thresholded at 0.5."""
     split = datasets.load("mnist-sample", seed=0)
     return Rows(split.train.x, (split.validation.x > 0.5).float(), (split.test.x > 0.5).float())
 
 
 def table() -> Rows:
-    """Breast masses: 380, 75 and 114 rows of 30 columns, standardised by the training rows."""
+    """Load breast masses: 380, 75 and 114 rows of 30 columns, standardised by the training rows."""
     from sklearn.datasets import load_breast_cancer
 
     x = torch.from_numpy(load_breast_cancer().data).float()
@@ -74,7 +75,7 @@ def table() -> Rows:
 
 
 def spikes(bins: int = 20_000, neurons: int = 200, assemblies: int = 12) -> Rows:
-    """Neurons that fire in 2.4 % of bins by themselves, and with probability 0.5 where an assembly of theirs is active.
+    """Simulate neurons that fire in 2.4 % of bins by themselves, and in half of the bins of their active assemblies.
 
     An assembly has a tenth of all neurons, and is active in 1 % of bins.
     """
@@ -96,17 +97,15 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which data and estimators, how often, and how log Z is had."""
+class Config(SeedsOption, OutOption):
+    """Data and estimators, repetitions, and the estimate of log Z."""
 
     data: tuple[str, ...] = option(tuple(CASES), f"what to learn, of {' '.join(CASES)}")
     estimators: tuple[str, ...] = option(tuple(ESTIMATORS), f"how, of {' '.join(ESTIMATORS)}")
-    epochs: float = option(1.0, "epochs over the number that each data set has")
-    hidden: int | None = option(None, "Bernoulli hidden units, in place of those of each data set")
+    epochs: float = option(1.0, "factor of the epochs of each data set")
+    hidden: int | None = option(None, "Bernoulli hidden units, instead of the units of each data set")
     temperatures: int = option(500, "temperatures of each annealing run")
     gibbs_steps: int = option(500, "Gibbs steps from the data before annealing backwards")
-    seeds: int = option(5, "machines of each kind")
-    out: str = option("runs/defaults", "folder for the result")
 
 
 PRESETS = {
@@ -118,13 +117,12 @@ PRESETS = {
         temperatures=20,
         gibbs_steps=5,
         seeds=2,
-        out="runs/defaults-tiny",
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train and measure every machine, print the table, and write `results.json`."""
+    """Train and measure every RBM, print the table, and write `results.json`."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     check_several(config.data, "data", CASES)
     check_several(config.estimators, "estimators", ESTIMATORS)
@@ -136,12 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     content = {"config": as_dict(config), "environment": environment("cpu"), "arms": arms}
     write_json(Path(config.out) / "results.json", content)
-    print(f"nats a test row\n\n{text(arms)}\n\nwrote {config.out}/results.json")
+    found = text(arms)
+    write_text(Path(config.out) / "table.md", found)
+    print(f"nats a test row\n\n{found}\n\nwrote {config.out}/results.json and table.md")
     return content
 
 
 def _arm(config: Config, data: str, name: str, seed: int) -> dict[str, Any]:
-    """One machine, its likelihood, and that of independent columns."""
+    """Train an RBM, and measure its log-likelihood and that of independent columns."""
     case = CASES[data]
     rows, epochs = case.rows(), max(1, round(config.epochs * case.epochs))
     rbm = RBM(case.visible(rows.train.shape[1]), config.hidden or case.hidden(), seed=seed)
@@ -175,7 +175,7 @@ def _measured(config: Config, rbm: RBM, rows: Rows) -> dict[str, Any]:
 
 
 def _independent(rbm: RBM, train_rows: Tensor, x: Tensor) -> float:
-    """Mean log-likelihood under independent columns: normal, or of 0 and 1, with one row more of each value."""
+    """Return the mean log-likelihood of independent columns: normal, or binary with one more row of each value."""
     if rbm.visible.cardinality is None:
         mean, variance = train_rows.mean(0), train_rows.var(0, correction=0)
         return float(-((x - mean).square() / variance + (2 * math.pi * variance).log()).sum(1).mean() / 2)
@@ -184,7 +184,7 @@ def _independent(rbm: RBM, train_rows: Tensor, x: Tensor) -> float:
 
 
 def text(arms: Sequence[dict[str, Any]]) -> str:
-    """One row a data set and estimator: means and standard deviations over seeds."""
+    """Return a table with a row for each data set and estimator: means and standard deviations over seeds."""
     rows = [["data", "estimator", "test", "independent columns", "validation", "chain gap", "trusted"]]
     for data, name in dict.fromkeys((arm["data"], arm["estimator"]) for arm in arms):
         found = [arm for arm in arms if (arm["data"], arm["estimator"]) == (data, name)]

@@ -1,10 +1,10 @@
 """How deep does each start still train? One to six layers of sigmoid, tanh and ReLU units, by plain gradient descent.
 
-Every network has the same few updates of plain stochastic gradient descent, without momentum, as in the papers that
-asked first, 1,500 by default; its rate is chosen on validation from one list, as `experiments.cells` says. A stack of
-as many layers as the deepest network has is pretrained once a seed and activation, and shallower networks start from
-its lower layers: Bernoulli units for sigmoid, Spin for tanh, NoisyReLU for ReLU. Beside the errors: how large the
-gradient is in each layer of the deepest networks before any training.
+Every network has the same number of updates, 1,500 by default, of stochastic gradient descent without momentum, as in
+the papers below. Its rate is chosen on validation, as `study.tuning` says. One stack of the greatest depth is
+pretrained for each seed and activation. Shallower networks start from its lower layers. Its units are Bernoulli for
+sigmoid, Spin for tanh and NoisyReLU for ReLU. The study also measures the gradient in each layer of the deepest
+networks before training.
 
 Source: X. Glorot, Y. Bengio (2010), Understanding the difficulty of training deep feedforward neural networks; D. Erhan
 et al. (2010), Why does unsupervised pre-training help deep learning?
@@ -14,20 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from dbn import plots
+from dbn import distributed, plots
 from dbn.runtime.checks import whole_number
-from experiments.cells import Arm, Cell, arm_of
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.signals import seeded_rows, spreads
-from experiments.starts import KNOWN
-from experiments.study import FREE, Study, begin
-from experiments.tables import aligned
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import FREE, Study, begin
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.signal_propagation import signal_of
+from experiments.study.tables import aligned
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arms_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,21 +36,20 @@ _STARTS = tuple(f"{scheme}-{activation}" for activation in ("sigmoid", "tanh", "
 
 @dataclass(frozen=True)
 class Config(Study):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
     width: int = option(500, "units of every hidden layer")
     labels: int | None = option(1000, "labelled training rows")
     depths: tuple[int, ...] = option((1, 2, 3, 4, 5, 6), "numbers of hidden layers")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     pretrain_epochs: int = option(20, "passes over the unlabelled rows for each layer")
-    epochs: int = option(15, "rounds of --updates or, where more rows have labels, of one pass over them")
+    epochs: int = option(15, "epochs of at least --updates updates, and of at least one pass over the labelled rows")
     settings: tuple[str, ...] = option(
         tuple(f"{rate} momentum 0" for rate in ("0.01", "0.1", "1")), "settings to choose from"
     )
     first: int = option(1, "seeds that every setting is tried with")
     kept: int = option(1, "settings that are tried with all seeds")
-    trained: float = option(20.0, "test error in percent up to which a network counts as trained")
+    trained: float = option(20.0, "largest test error in percent of a network that counts as trained")
 
     def __post_init__(self) -> None:
         whole_number(self.width, "width")
@@ -66,7 +63,7 @@ class Config(Study):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """So many layers of one width, from the fewest to the most."""
+        """Networks of one width, from the shallowest to the deepest."""
         return tuple("-".join([str(self.width)] * depth) for depth in sorted(self.depths))
 
 
@@ -81,49 +78,40 @@ PRESETS = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the table, write everything, and return the content of `depth.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    out = Path(config.out or f"runs/depth-{preset}")
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
     begin(config, out, [config.labels], (*FREE, "depths"))
     plan = [
-        Cell(config, out, start, architecture, config.labels, config.settings, config.kept)
+        Trial(config, out, start, architecture, config.labels, config.settings, config.kept)
         for start in config.starts
         for architecture in config.architectures
     ]
-    arms = []
-    with tqdm(plan, desc="depth", unit="arm", dynamic_ncols=True) as bar:
-        for cell in bar:
-            bar.set_postfix_str(f"{cell.start} {len(cell.hidden)} layers")
-            arms.append(arm_of(cell) | {"depth": len(cell.hidden)})
-    deepest = [cell for cell in plan if cell.architecture == config.architectures[-1]]
-    return report(config, arms, [signal_of(cell) for cell in deepest], out)
-
-
-def signal_of(cell: Cell) -> dict[str, Any]:
-    """The spread of activations and of gradients in every layer before training, a mean over seeds."""
-    found = []
-    for seed in range(cell.study.seeds):
-        rows = seeded_rows(*cell.split(seed).train.labelled, count=500, seed=seed)
-        found.append(spreads(cell.network(cell.settings[0], seed).eval(), *rows))
-    forwards, backwards = ([fmean(layer) for layer in zip(*part, strict=True)] for part in zip(*found, strict=True))
-    start = KNOWN[cell.start]
-    return {"start": start.label, "activation": start.activation, "activations": forwards, "gradients": backwards}
+    arms = [
+        arm | {"depth": len(trial.hidden)} for arm, trial in zip(arms_of(plan, len(plan), "depth"), plan, strict=True)
+    ]
+    deepest = [trial for trial in plan if trial.architecture == config.architectures[-1]]
+    return report(config, arms, [signal_of(trial, config.seeds) for trial in deepest], out)
 
 
 def report(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     """Print the table, write `depth.json`, `table.md`, `depth.png` and `gradients.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms, "signals": signals}
     write_json(out / "depth.json", content)
+    distributed.run_on_main(lambda: _show(config, arms, signals, out))
+    return content
+
+
+def _show(config: Config, arms: list[Arm], signals: list[dict[str, Any]], out: Path) -> None:
     text = table(arms, config.trained)
     (out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n")
     draw(arms).savefig(out / "depth.png")
     draw_gradients(signals).savefig(out / "gradients.png")
     print(f"wrote {out}/depth.json, table.md, depth.png and gradients.png")
-    return content
 
 
 def table(arms: Sequence[Arm], trained: float) -> str:
-    """A row a start and a column a depth: test error, and how many seeds trained where not all did."""
+    """Return a row a start and a column a depth: test error, and the number of trained seeds unless all trained."""
     depths = sorted({arm["depth"] for arm in arms})
     rows = [["start", *(f"{depth} layer{'s' * (depth > 1)}" for depth in depths), "trains up to"]]
     for start in dict.fromkeys(arm["start"] for arm in arms):
@@ -140,7 +128,7 @@ def _cell_text(arm: Arm, trained: float) -> str:
 
 
 def _limit(arms: Sequence[Arm], trained: float) -> str:
-    """The largest depth up to which every seed trains, of those that were tried."""
+    """Return the largest tried depth up to which every seed trains."""
     reached = [arm["depth"] for arm in takewhile(lambda arm: max(arm["test_error"]) <= trained, arms)]
     if reached:
         return str(reached[-1])
@@ -148,7 +136,7 @@ def _limit(arms: Sequence[Arm], trained: float) -> str:
 
 
 def _panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each activation, under its name."""
+    """Group rows by activation."""
     return {
         one: [row for row in rows if row["activation"] == one] for one in dict.fromkeys(r["activation"] for r in rows)
     }
@@ -159,7 +147,7 @@ def _scheme(label: str) -> str:
 
 
 def draw(arms: Sequence[Arm]) -> "Figure":
-    """Test error against depth, a panel an activation, with bands from the lowest seed to the highest."""
+    """Draw test error against depth, a panel an activation, with bands from the lowest seed to the highest."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for activation, found in _panels(arms).items():
         lines = panels.setdefault(activation, {})
@@ -173,7 +161,7 @@ def draw(arms: Sequence[Arm]) -> "Figure":
 
 
 def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":
-    """How large the gradient is in each layer before training, a panel an activation."""
+    """Draw the spread of gradients in each layer before training, a panel an activation."""
     panels = {
         f"{activation}: spread of gradients before training, by hidden layer": {
             _scheme(signal["start"]): signal["gradients"] for signal in found

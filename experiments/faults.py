@@ -1,12 +1,14 @@
-"""What does a long run survive: kills, damaged files, a full disk, divergence, and data larger than memory?
+"""What does a long run survive: kills, corrupt checkpoints, a full disk, divergence, and data larger than memory?
 
-Kills: a process pretrains and fine-tunes, is killed by SIGKILL at a random moment, and the same command follows; its
-parameters must be those of an unbroken run, bit by bit. Steps: small runs from every kind of source are killed after
-every step; parameters and history must be those of an unbroken run. Ranks: one of two processes under torchrun is
-killed, and torchrun's --max-restarts must bring the run to the same end. Damage: checkpoints are cut off, flipped,
-replaced and filled with code; each must be refused, or passed over for the one before it. A process may write no more;
-the checkpoint before must be whole. Learning rates far too high must end in an error that names the layer, or be
-halved. A file larger than the memory that a process may take is pretrained on.
+- kills: a process pretrains and fine-tunes, and is killed by SIGKILL at a random moment. The same command must end in
+  the parameters of an uninterrupted run, bit by bit.
+- steps: small runs from every kind of source are killed after every step, with the same requirement.
+- ranks: one of two processes under torchrun is killed. torchrun's --max-restarts must bring the run to the same end.
+- damage: checkpoints are truncated, changed, replaced and filled with code. Each must be refused, or skipped in favour
+  of the checkpoint before it.
+- disk: a process may write no more. The checkpoint before must be intact.
+- divergence: a learning rate far too high must end in an error that names the layer, or be halved.
+- memory: a file larger than the memory of a process is pretrained on.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,22 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import option, parse
-from experiments.damage import damaged_files
-from experiments.kill_matrix import killed_everywhere
-from experiments.limits import diverging, full_disk, larger_than_memory
-from experiments.ranks import killed_ranks
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.survival import killed_runs
-from experiments.tables import aligned
+from experiments.fault_injection.corrupt_checkpoints import damaged_files
+from experiments.fault_injection.kill_and_resume import killed_runs
+from experiments.fault_injection.kill_matrix import killed_everywhere
+from experiments.fault_injection.kill_rank import killed_ranks
+from experiments.fault_injection.resource_limits import diverging, full_disk, larger_than_memory
+from experiments.study.command_line import option, parse
+from experiments.study.options import OutOption
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
+from experiments.study.tables import aligned
 
 
 @dataclass(frozen=True)
-class Config:
-    """How often, and how much."""
+class Config(OutOption):
+    """Parts, and their sizes."""
 
     parts: tuple[str, ...] = option(
-        ("kills", "steps", "ranks", "damage", "disk", "divergence", "memory"), "what to try"
+        ("kills", "steps", "ranks", "damage", "disk", "divergence", "memory"), "parts to try"
     )
     kills: int = option(50, "runs that are killed once each")
     stride: int = option(1, "steps from one kill to the next, in runs that are killed after every step")
@@ -37,7 +40,6 @@ class Config:
     damages: int = option(200, "damaged files")
     megabytes: int = option(4096, "size of the file to pretrain on")
     limit: int = option(1536, "megabytes of memory that the process may take at its peak")
-    out: str = option("runs/faults", "folder for the result and for what the runs write")
 
 
 PRESETS = {
@@ -49,7 +51,6 @@ PRESETS = {
         damages=20,
         megabytes=150,
         limit=1024,
-        out="runs/faults-tiny",
     ),
 }
 
@@ -57,7 +58,7 @@ Outcome = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Try all, print the table, write `results.json`, and end in an error where something did not survive."""
+    """Try all parts, print the table, write `results.json`, and raise an error if something did not survive."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out)
     trials: dict[str, Callable[[], list[Outcome]]] = {
@@ -79,11 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             print(f"{row['what']}: {row['survived']} of {row['tried']}, {row['how']}", flush=True)
     content = {"config": as_dict(config), "environment": environment(), "rows": rows}
     write_json(out / "results.json", content)
-    print("\n" + aligned([["what", "survived", "how"], *([r["what"], _count(r), r["how"]] for r in rows)]))
+    found = table(rows)
+    write_text(out / "table.md", found)
+    print(f"\n{found}")
     lost = [row["what"] for row in rows if row["survived"] < row["tried"]]
     if lost:
         raise ValueError(f"not all survived: {', '.join(lost)}")
     return content
+
+
+def table(rows: Sequence[Outcome]) -> str:
+    """Return a row a fault: how often a run survived it, and how."""
+    return aligned([["what", "survived", "how"], *([row["what"], _count(row), row["how"]] for row in rows)])
 
 
 def _count(row: Outcome) -> str:

@@ -1,8 +1,8 @@
 """Train a classifier from a named start or a pretrained stack, and test it.
 
-`python -m experiments.finetune seed` is the script that this project grew from, mnist_nn_xavier, with test inputs
-scaled as in training: 784-256-256-10, ReLU, Xavier, Adam 1e-3, 15 epochs, batch 100, seed 777. It uses all 60,000
-training images and no validation rows, as the script did.
+`python -m experiments.finetune seed` is the script that this project grew from, mnist_nn_xavier: 784-256-256-10, ReLU,
+Xavier, Adam 1e-3, 15 epochs, batch 100, seed 777. It uses all 60,000 training images and no validation rows, as the
+script did. Unlike the script it scales test inputs as training inputs.
 """
 
 import shutil
@@ -17,36 +17,33 @@ from torch import nn
 from dbn import DBN, History, datasets, distributed, evaluate, finetune, predict
 from dbn.datasets import DataSplit
 from dbn.runtime.checks import choose_device
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import STARTS
+from experiments.study.command_line import option, parse
+from experiments.study.initialisations import STARTS
+from experiments.study.options import DataOptions, DeviceOption, OutOption
+from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to train, from which start, and how."""
+class Config(DataOptions, DeviceOption, OutOption):
+    """Data, start and options of the fine-tuning."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     labels: int | None = option(None, "labelled training rows, balanced by class; all of them by default")
-    start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn where --stack is given, else xavier")
+    start: str | None = option(None, f"one of {', '.join(STARTS)}; dbn if --stack is given, else xavier")
     stack: str | None = option(None, "path of a stack that experiments.pretrain saved, for --start dbn or permuted")
-    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack where there is one")
+    hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers; those of the stack if there is one")
     epochs: int = option(15, "passes over the labelled rows")
     batch_size: int = option(100, "rows an update")
     learning_rate: float = option(1e-3, "Adam's rate")
-    head_learning_rate: float | None = option(None, "Adam's rate for the last layer; as the rest by default")
+    head_learning_rate: float | None = option(None, "Adam's rate for the last layer; --learning-rate by default")
     validation: bool = option(True, "hold back validation rows and keep the weights of the best epoch on them")
-    seed: int = option(0, "draws the split, the start and the order")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/finetune", "folder for the result and the network")
+    seed: int = option(0, "seed of the split, the start and the order")
 
 
 PRESETS = {
     "sample": Config(),
-    "seed": Config(data="mnist", start="xavier", validation=False, seed=777, out="runs/finetune-seed"),
-    "mnist": Config(data="mnist", out="runs/finetune-mnist"),
-    "tiny": Config(labels=100, hidden=(16,), epochs=1, out="runs/finetune-tiny"),
+    "seed": Config(data="mnist", start="xavier", validation=False, seed=777),
+    "mnist": Config(data="mnist"),
+    "tiny": Config(labels=100, hidden=(16,), epochs=1),
 }
 
 

@@ -1,9 +1,9 @@
-"""How much is pretraining worth, by number of labels? Test error of every start, each tuned alike.
+"""How much is pretraining worth, by number of labels? The test error of every start, tuned in the same way.
 
-Each cell, a start in an architecture with a number of labels, is tuned as `experiments.cells` says. With more labels
-than `narrow`, the list of settings is what was best for that start with so many, and one is kept. With --refit N,
-networks that have all the labels are trained once more in the chosen way, on training and validation rows together,
-and the test errors are theirs: for N epochs, or for --epochs where those are better on validation for the first seeds.
+Each trial, a start in an architecture with a number of labels, is tuned as `study.tuning` says. If it has more labels
+than --narrow, it chooses one of the settings that were best with that number. With --refit N, networks that have all
+labels are trained once more with the chosen setting, on training and validation rows together, and are tested instead.
+They are trained for N epochs, or for --epochs if the first seeds then have a lower validation error.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from dbn import plots
+from dbn import distributed, plots
 from dbn.runtime.checks import whole_number
-from experiments.cells import Arm, Cell, arm_of
-from experiments.command_line import check_several, option, parse
-from experiments.records import as_dict, environment, launch, mean_sd, write_json
-from experiments.starts import KNOWN
-from experiments.study import Study, begin, shares_test_rows, split_of
-from experiments.tables import aligned, best_baseline, conclusion, labelled, table
+from experiments.study.command_line import check_several, option, parse
+from experiments.study.config import Study, begin, shares_test_rows, split_of
+from experiments.study.initialisations import KNOWN
+from experiments.study.records import as_dict, environment, launch, mean_sd, write_json
+from experiments.study.tables import aligned, best_baseline, conclusion, labelled, table
+from experiments.study.trial import Trial
+from experiments.study.tuning import Arm, arm_of, arms_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,13 +29,15 @@ _STARTS = ("xavier", "he", "orthogonal-relu", "xavier-sigmoid", "permuted", "dbn
 
 @dataclass(frozen=True)
 class Config(Study):
-    """What to compare, on what, and the budget that every start has."""
+    """Options of the study, and the budget of every start."""
 
     architectures: tuple[str, ...] = option(("1024", "500-500"), "sizes of the hidden layers, bottom first")
     starts: tuple[str, ...] = option(_STARTS, f"starts to compare, of {' '.join(KNOWN)}")
     labels: tuple[int, ...] = option((100, 300, 1000, 3000, 10_000, 60_000), "numbers of labelled training rows")
-    narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with so many")
-    refit: int | None = option(None, "with all labels, train once more with the validation rows, for so many epochs")
+    narrow: int = option(10_000, "with more labels, choose from the --kept settings that were best with this number")
+    refit: int | None = option(
+        None, "with all labels, train once more with the validation rows, for this number of epochs"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +55,7 @@ _SETTINGS = (
 
 PRESETS = {
     "mnist": Config(
+        data="mnist",
         settings=_SETTINGS,
         pretrain_epochs=20,
         pretrain_rate=0.1,
@@ -63,7 +65,6 @@ PRESETS = {
         first=1,
     ),
     "tiny": Config(
-        data="mnist-sample",
         labels=(50, 4167),
         architectures=("16", "12-8"),
         starts=("he", "dbn"),
@@ -81,8 +82,8 @@ PRESETS = {
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what is not finished yet, print the tables, write everything, and return the content of `results.json`."""
-    preset, config = parse(PRESETS, __doc__ or "", arguments)
-    out = Path(config.out or f"runs/labels-{preset}")
+    _, config = parse(PRESETS, __doc__ or "", arguments)
+    out = Path(config.out)
     if max(config.labels) > config.narrow:
         split_of(config, config.narrow, 0)
     begin(config, out, sorted(config.labels))
@@ -92,43 +93,43 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for labels in sorted(config.labels)
         for start in config.starts
     ]
-    arms = []
-    with tqdm(plan, desc="labels", unit="arm", dynamic_ncols=True) as bar:
-        for one in bar:
-            bar.set_postfix_str(" ".join(map(str, one)))
-            arms.append(arm_of(_cell(config, out, *one)))
+    arms = arms_of((_trial(config, out, *one) for one in plan), len(plan), "labels")
     return report(config, arms, out)
 
 
-def _cell(config: Config, out: Path, start: str, architecture: str, labels: int) -> Cell:
-    """A cell with its list to choose from: that of the study, or what was best with fewer labels."""
+def _trial(config: Config, out: Path, start: str, architecture: str, labels: int) -> Trial:
+    """Make a trial with its settings to choose from: those of the study, or the best ones with fewer labels."""
     settings, kept = config.settings, config.kept
     if labels > config.narrow:
-        settings, kept = tuple(arm_of(_cell(config, out, start, architecture, config.narrow))["kept"]), 1
-    cell = Cell(config, out, start, architecture, labels, settings, kept)
+        settings, kept = tuple(arm_of(_trial(config, out, start, architecture, config.narrow))["kept"]), 1
+    trial = Trial(config, out, start, architecture, labels, settings, kept)
     found, there = (len(split_of(config, count, 0).train.labelled.x) for count in (labels, None))
-    return replace(cell, refit=config.refit if found == there else None)
+    return replace(trial, refit=config.refit if found == there else None)
 
 
 def report(config: Config, arms: list[Arm], out: Path) -> dict[str, Any]:
     """Print the tables, write `labels.json`, `table.md` and `labels.png`."""
     content = {"config": as_dict(config), "environment": environment(config.device), "arms": arms}
     write_json(out / "labels.json", content)
+    distributed.run_on_main(lambda: _show(config, arms, out))
+    return content
+
+
+def _show(config: Config, arms: list[Arm], out: Path) -> None:
     tables = text(config, arms, one_test_set=shares_test_rows(config))
     (out / "table.md").write_text(tables + "\n")
     print(f"\n{tables}\n")
     draw(config, arms).savefig(out / "labels.png")
     print(f"wrote {out}/labels.json, table.md and labels.png")
-    return content
 
 
 def text(config: Config, arms: Sequence[Arm], *, one_test_set: bool) -> str:
-    """The tables of every architecture."""
+    """Return the tables of every architecture."""
     return "\n\n".join(_text(config, arms, one, one_test_set) for one in config.architectures)
 
 
 def _text(config: Config, arms: Sequence[Arm], architecture: str, one_test_set: bool) -> str:
-    """The tables of one architecture: errors by labels, and what each number of labels came to."""
+    """Return the tables of one architecture: errors by labels, and a conclusion for each number of labels."""
     arms, seeds = [arm for arm in arms if arm["architecture"] == architecture], f"{config.seeds} seeds"
     parts = [f"**{config.data}, {architecture}, test error % by labels, {seeds}**", summary(arms)]
     for labels in sorted(config.labels):
@@ -138,7 +139,7 @@ def _text(config: Config, arms: Sequence[Arm], architecture: str, one_test_set: 
 
 
 def summary(arms: Sequence[Arm]) -> str:
-    """A row a start and a column a number of labels: test error, and which start without pretraining tuned best."""
+    """Return a row a start and a column a number of labels: test error, and a mark at the best baseline."""
     columns = sorted({arm["labels"] for arm in arms})
     rows = [["start", *(labelled(arms, labels) for labels in columns)]]
     for start in dict.fromkeys(arm["start"] for arm in arms):
@@ -150,7 +151,7 @@ def summary(arms: Sequence[Arm]) -> str:
 
 
 def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
-    """Test error against labels, a panel an architecture and a line a start, with bands of one standard deviation."""
+    """Draw test error against labels, a panel an architecture, with bands of one standard deviation."""
     panels: dict[str, dict[str, list[list[float]]]] = {}
     for arm in sorted(arms, key=lambda arm: int(arm["labels"])):
         runs = panels.setdefault(f"{config.data}, hidden layers {arm['architecture']}", {}).setdefault(

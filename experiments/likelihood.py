@@ -1,8 +1,8 @@
-"""How good are machines as probability models, by how they were trained?
+"""How good are RBMs as probability models, by estimator?
 
-Every estimator trains the same number of updates, or for the same time, on binary pixels drawn anew at every
-presentation; the likelihood is of test pixels drawn once. Log Z is exact up to 25 hidden units, and a bracket of
-forward and reverse AIS above. The same command goes on where it was broken off.
+Every estimator trains for the same number of updates, or for the same time, on binary pixels that are sampled at every
+presentation. The log-likelihood is that of test pixels sampled once. Log Z is exact up to 25 hidden units, and a
+bracket of forward and reverse AIS above. The same command resumes an interrupted run. Values of the data are in 0..1.
 """
 
 import statistics
@@ -32,32 +32,34 @@ from dbn import (
 )
 from dbn.runtime.checks import choose_device
 from dbn.schedules import linear
-from experiments.command_line import option, parse
+from experiments.benchmarking.timing import Work, learning, seconds
 from experiments.pretrain import image_shape
-from experiments.records import as_dict, environment, kept, launch, mean_sd, write_json
-from experiments.tables import aligned
-from experiments.timing import Work, learning, seconds
+from experiments.study.command_line import option, parse
+from experiments.study.options import DataOptions, DeviceOption, OutOption, SeedsOption
+from experiments.study.records import as_dict, environment, kept, launch, mean_sd, write_json, write_text
+from experiments.study.tables import aligned
 
 PROTOCOL = "training pixels drawn at every presentation, test pixels drawn once (seed 0), nats a test row"
 _ENUMERABLE = 25
 _PARTS = ("test", "validation", "train")
+_EFFORT = ("epochs", "seconds")
 _DREAMS = 15  # images a row
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to train, for how long, and how to measure it."""
+class Config(DataOptions, SeedsOption, DeviceOption, OutOption):
+    """RBMs, their training, and the measurement."""
 
-    data: str = option("mnist", "a named data set, or the path of a .npz or .csv file, of values in 0..1")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: int = option(20, "hidden units")
     estimators: tuple[str, ...] = option(
-        ("CD", "PCD"), "how the negative phase is drawn: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
+        ("CD", "PCD"), "estimators: CD, CD-25, PCD, FastPCD, tempering, each also with -uncentred"
     )
-    equal: str = option("updates", "what all estimators have alike: updates, or the time of the first one's")
+    equal: str = option(
+        "updates", "what all estimators share: the number of updates, or the time of the first estimator"
+    )
     epochs: tuple[int, ...] = option((60,), "passes over the training rows, a number for each stage")
     gibbs_steps: tuple[int, ...] = option((1,), "k of each stage")
-    rates: tuple[float, ...] = option((0.05, 0.001), "learning rates between which each stage falls in a line")
+    rates: tuple[float, ...] = option((0.05, 0.001), "learning rates at the ends of the stages, linear between")
     momentum: float = option(0.5, "momentum")
     weight_decay: float = option(0.0, "L2 cost of the weights")
     batch_size: int = option(100, "rows an update")
@@ -67,20 +69,18 @@ class Config:
     average: float = option(0.33, "share of the last stage's epochs whose weights are averaged")
     ais_chains: int = option(100, "chains of each annealing run")
     temperatures: int = option(10_000, "temperatures of each annealing run")
-    dream_steps: int = option(10_000, "Gibbs steps of the chains that are drawn")
-    seeds: int = option(5, "machines of each kind")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/likelihood-small", "folder for the result")
+    dream_steps: int = option(10_000, "Gibbs steps of the chains in the picture")
 
 
 PRESETS = {
-    "small": Config(),
+    "small": Config(data="mnist"),
     "table": Config(
+        data="mnist",
         estimators=("CD", "CD-uncentred", "CD-25", "PCD", "PCD-uncentred", "FastPCD", "tempering"),
         epochs=(10,),
-        out="runs/likelihood-table",
     ),
     "rbm500": Config(
+        data="mnist",
         hidden=500,
         estimators=("PCD",),
         epochs=(60, 60, 120, 120),
@@ -88,10 +88,8 @@ PRESETS = {
         rates=(0.05, 0.02, 0.01, 0.003, 0.0002),
         temperatures=30_000,
         seeds=1,
-        out="runs/likelihood-rbm500",
     ),
     "tiny": Config(
-        data="mnist-sample",
         hidden=5,
         epochs=(1, 1),
         gibbs_steps=(1, 2),
@@ -99,7 +97,6 @@ PRESETS = {
         dream_steps=10,
         seeds=2,
         device="cpu",
-        out="runs/likelihood-tiny",
     ),
 }
 
@@ -114,7 +111,7 @@ _PLAIN = "-uncentred"
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train and measure every machine, print the table, and write `results.json`."""
+    """Train and measure every RBM, print the table, and write `results.json`."""
     _, config = parse(PRESETS, __doc__ or "", arguments)
     for name in config.estimators:
         if name.removesuffix(_PLAIN) not in ESTIMATORS:
@@ -142,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     content = {"config": as_dict(config), "environment": environment(config.device), "protocol": PROTOCOL, "arms": arms}
     write_json(out / "results.json", content)
     distributed.run_on_main(lambda: _draw(config, split, out))
-    distributed.print0(f"\n{PROTOCOL}\n\n{table(arms)}\n\nwrote {out}/results.json")
+    found = f"{PROTOCOL}\n\n{table(arms)}"
+    write_text(out / "table.md", found)
+    distributed.print0(f"\n{found}\n\nwrote {out}/results.json and table.md")
     return content
 
 
@@ -150,14 +149,14 @@ Stage = tuple[int, int, float, float]
 
 
 def _stages(config: Config) -> list[Stage]:
-    """Epochs, k, and first and last learning rate of every stage."""
+    """Return epochs, k, and first and last learning rate of every stage."""
     if not len(config.epochs) == len(config.gibbs_steps) == len(config.rates) - 1:
         raise ValueError("--epochs and --gibbs-steps take a number for each stage, and --rates one more")
     return [(*two, *rates) for two, rates in zip(zip(config.epochs, config.gibbs_steps), pairwise(config.rates))]  # noqa: B905
 
 
 def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
-    """What share of the first estimator's epochs each of them has: all of it, or what fits into the same time."""
+    """Return the share of the first estimator's epochs that each estimator gets: all, or those of the same time."""
     if config.equal not in ("updates", "time"):
         raise ValueError(f"--equal {config.equal}: choose updates or time")
     if config.equal == "updates":
@@ -175,7 +174,7 @@ def _shares(config: Config, x: Tensor, path: Path) -> dict[str, float]:
 
 
 def _steps(config: Config, name: str, x: Tensor) -> Work:
-    """Steps of one estimator, to be timed."""
+    """Return steps of one estimator, to be timed."""
     rbm = RBM(x.shape[1], config.hidden, seed=0).to(x.device)
     estimator = ESTIMATORS[name.removesuffix(_PLAIN)](config, config.gibbs_steps[0])
     return learning(x, rbm, estimator, batch=config.batch_size)
@@ -184,7 +183,7 @@ def _steps(config: Config, name: str, x: Tensor) -> Work:
 def trained(
     config: Config, stages: list[Stage], name: str, seed: int, x: Tensor, out: Path, device: torch.device
 ) -> tuple[RBM, float]:
-    """A machine trained through all stages, taken up where it was broken off, and the seconds that took."""
+    """Train an RBM through all stages, or resume it, and return it with its seconds of training."""
     rbm, took = RBM(x.shape[1], config.hidden, seed=seed).to(device), 0.0
     path, carried = out / "machines" / f"{name}-{seed}", {}
     for place, (epochs, steps, first, last) in enumerate(stages):
@@ -213,7 +212,7 @@ def trained(
 
 
 def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, Any]:
-    """Mean log-likelihood of the rows of every part, the standard error of the test's, and how log Z was had."""
+    """Return the mean log-likelihood of every part, the standard error on test rows, and the estimate of log Z."""
     if rbm.hidden.size <= _ENUMERABLE:
         log_z, how = float(exact_log_partition(rbm)), {"log_partition": "exact"}
     else:
@@ -233,7 +232,7 @@ def measure(rbm: RBM, binary: dict[str, Tensor], config: Config) -> dict[str, An
 
 
 def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
-    """What the first machine of each kind dreams, beside test rows, where rows are images: `dreams.png`."""
+    """Draw samples of the first RBM of each estimator beside test rows, if rows are images: `dreams.png`."""
     shape = image_shape(split)
     if shape is None:
         return
@@ -250,16 +249,18 @@ def _draw(config: Config, split: datasets.DataSplit, out: Path) -> None:
 
 
 def table(arms: Sequence[dict[str, Any]]) -> str:
-    """One row an estimator: mean and standard deviation over seeds."""
-    rows = [["estimator", "test", "validation", "train", "log Z", "test by reverse AIS", "epochs", "seconds"]]
+    """Return a row an estimator: mean and standard deviation over seeds."""
+    known = {key for arm in arms for key in arm}
+    parts, effort = ([key for key in keys if key in known] for keys in (_PARTS, _EFFORT))
+    rows = [["estimator", *parts, "log Z", "test by reverse AIS", *effort]]
     for name in dict.fromkeys(arm["estimator"] for arm in arms):
         found = [arm for arm in arms if arm["estimator"] == name]
-        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in _PARTS]
+        cells = ["{:.2f} ± {:.2f}".format(*mean_sd([arm[key] for arm in found])) for key in parts]
         reverse = [arm["test_by_reverse"] for arm in found if "test_by_reverse" in arm]
         backwards = "{:.2f} ± {:.2f}".format(*mean_sd(reverse)) if reverse else ""
         trust = "" if all(arm.get("trusted", True) for arm in found) else ", not to be trusted"
-        effort = [f"{mean_sd([arm[key] for arm in found])[0]:.0f}" for key in ("epochs", "seconds")]
-        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, *effort])
+        means = [f"{mean_sd([arm[key] for arm in found])[0]:.0f}" for key in effort]
+        rows.append([name, *cells, found[0]["log_partition"] + trust, backwards, *means])
     return aligned(rows)
 
 

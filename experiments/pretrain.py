@@ -12,36 +12,33 @@ from torch import Tensor
 from dbn import DBN, History, datasets, distributed, plots
 from dbn.history import Record
 from dbn.runtime.checks import choose_device
-from experiments.command_line import option, parse
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.starts import visible_units
+from experiments.study.command_line import option, parse
+from experiments.study.initialisations import visible_units
+from experiments.study.options import DataOptions, DeviceOption, OutOption
+from experiments.study.records import as_dict, environment, launch, write_json
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to pretrain, on what, for how long."""
+class Config(DataOptions, DeviceOption, OutOption):
+    """Data, layers and length of the pretraining."""
 
-    data: str = option("mnist-sample", "a named data set, or the path of a .npz or .csv file")
-    root: str | None = option(None, "folder of the data; else DBN_DATA, else a cache folder")
     hidden: tuple[int, ...] = option((256, 256), "sizes of the hidden layers, bottom first")
     epochs: int = option(10, "passes over the rows for each layer")
     batch_size: int = option(100, "rows an update")
-    seed: int = option(0, "draws weights, order and samples")
-    device: str = option("auto", "cpu, cuda, mps, or auto for the best there is")
-    out: str = option("runs/pretrain", "folder for the stack, the log and the pictures")
+    seed: int = option(0, "seed of weights, order and samples")
 
 
 PRESETS = {
     "sample": Config(),
-    "mnist": Config(data="mnist", hidden=(500, 500), epochs=30, out="runs/pretrain-mnist"),
-    "tiny": Config(hidden=(32, 16), epochs=1, out="runs/pretrain-tiny"),
+    "mnist": Config(data="mnist", hidden=(500, 500), epochs=30),
+    "tiny": Config(hidden=(32, 16), epochs=1),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Pretrain, save `stack.pt`, `log.json`, `filters.png` and `reconstructions.png`, and return the stack's path.
 
-    The same command goes on where it was broken off.
+    The same command resumes an interrupted run.
     """
     _, config = parse(PRESETS, __doc__ or "", arguments)
     out = Path(config.out)
@@ -82,7 +79,7 @@ def _draw(stack: DBN, split: datasets.DataSplit, out: Path) -> None:
 
 
 def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]:
-    """Some rows, what each depth of the stack makes of them, and what the stack dreams."""
+    """Return some rows, their reconstructions through each depth of the stack, and samples of the stack."""
     chosen = x[torch.linspace(0, len(x) - 1, count).long()]
     rows, up = {"data": chosen}, chosen
     for depth, rbm in enumerate(stack.layers):
@@ -96,7 +93,7 @@ def reconstructions(stack: DBN, x: Tensor, count: int = 12) -> dict[str, Tensor]
 
 
 def image_shape(split: datasets.DataSplit) -> tuple[int, int] | None:
-    """Height and width of the rows, where they are images."""
+    """Return height and width of the rows, or None if they are no images."""
     return None if split.shape is None else (split.shape[-2], split.shape[-1])
 
 

@@ -1,13 +1,13 @@
-"""How much faster are several processes, and where do more of them stop paying?
+"""How much faster are several processes, and at which number do more of them stop paying?
 
-One process and several, with one thread and one core each, take the same steps of CD-1 in turn, round by round. To the
-measured seconds of a step a model is fitted, a · rows · weights + b · weights + c on each device, and from what several
-take longer than one does with their share of the rows, α a message and β a byte between them. What the same processes
-do without exchanging anything tells how much of that is the machine's, whose cores may slow each other down.
+One process and several, with one thread and one core each, alternate in the same steps of CD-1. A model is fitted to
+the seconds of a step: a · rows · weights + b · weights + c on each device, α for a message between processes and β for
+a byte. α and β are fitted to the time that several processes take beyond one process with their share of the rows. The
+same processes are also timed without any exchange, since cores of one computer may slow each other down.
 
-Summing gradients in a ring sends 2(p − 1) messages, one after another, of a p-th of the gradient each. The model is
-drawn for many devices of which each is as fast as one core here, joined as on this machine or by a network; it says
-nothing of what it was not fitted to, such as devices of other speeds.
+Summing gradients in a ring sends 2(p − 1) messages in sequence, each of a p-th of the gradient. The model is drawn for
+many devices, each as fast as one core of this computer, joined as the processes here or by a network. It says nothing
+of devices of other speeds.
 """
 
 import os
@@ -22,11 +22,12 @@ import torch
 
 from dbn import CD, RBM, distributed, plots
 from dbn.runtime.checks import whole_number
-from experiments.command_line import option, parse
-from experiments.processes import Processes
-from experiments.records import as_dict, environment, launch, write_json
-from experiments.tables import aligned
-from experiments.timing import Row, learning, seconds
+from experiments.benchmarking.rank_pool import RankPool
+from experiments.benchmarking.timing import Row, learning, seconds
+from experiments.study.command_line import option, parse
+from experiments.study.options import OutOption
+from experiments.study.records import as_dict, environment, launch, write_json, write_text
+from experiments.study.tables import aligned
 
 VISIBLE = 784
 
@@ -37,18 +38,17 @@ def doubled(last: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Config:
-    """What to measure, and what to draw."""
+class Config(OutOption):
+    """Measurements, and the drawing of the model."""
 
     processes: tuple[int, ...] = option(doubled(max(2, os.cpu_count() or 2)), "numbers of processes to measure, from 1")
     widths: tuple[int, ...] = option((256, 512, 1024, 2048), "hidden units")
     batches: tuple[int, ...] = option((64, 256, 512, 1024), "rows a batch, of all processes together")
-    rounds: int = option(7, "rounds of each, after one that is not counted")
+    rounds: int = option(7, "rounds of each, after one warm-up round")
     steps: int = option(8, "steps a round")
-    devices: int = option(1024, "as many devices as the model is drawn for")
-    drawn: tuple[int, ...] = option((256, 1024, 4096), "hidden units that the model is drawn for")
-    batch: int = option(512, "rows a batch that the model is drawn for")
-    out: str = option("runs/scaling", "folder for the result and the picture")
+    devices: int = option(1024, "largest number of devices in the picture")
+    drawn: tuple[int, ...] = option((256, 1024, 4096), "hidden units in the picture")
+    batch: int = option(512, "rows a batch in the picture")
 
     def __post_init__(self) -> None:
         for name in ("processes", "widths", "batches", "drawn"):
@@ -60,24 +60,24 @@ class Config:
 
 PRESETS = {
     "cores": Config(),
-    "tiny": Config(processes=(1, 2), widths=(8, 16), batches=(16, 32), rounds=1, steps=2, out="runs/scaling-tiny"),
+    "tiny": Config(processes=(1, 2), widths=(8, 16), batches=(16, 32), rounds=1, steps=2),
 }
 
 
 class Link(NamedTuple):
-    """What joins devices: seconds a message, and bytes a second."""
+    """A link between devices: seconds a message, and bytes a second."""
 
     name: str
     latency: float
     bandwidth: float
 
 
-#: Assumed, not measured: what vendors promise, less a fifth.
+#: Assumed, not measured: the vendors' numbers, less a fifth.
 NETWORKS = (Link("10 Gbit/s Ethernet", 30e-6, 1e9), Link("400 Gbit/s InfiniBand", 3e-6, 40e9))
 
 
 class Cost(NamedTuple):
-    """Seconds of a step: a row and a weight, a weight, and anyway; between processes a message, and a byte."""
+    """Seconds of a step: by row and weight, by weight, and constant; between processes by message and by byte."""
 
     row_weight: float
     weight: float
@@ -86,7 +86,7 @@ class Cost(NamedTuple):
     byte: float
 
     def step(self, devices: int, weights: int, batch: float, link: Link | None = None) -> float:
-        """Seconds of a step with so many rows in all, joined as measured or by another link."""
+        """Return the seconds of a step for a number of rows in all, with the measured link or another."""
         own = self.row_weight * batch / devices * weights + self.weight * weights + self.anyway
         message, byte = (self.message, self.byte) if link is None else (link.latency, 1 / link.bandwidth)
         return own + 2 * (devices - 1) * (message + byte * 4 * weights / devices)
@@ -102,15 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ends = [ending(cost, config, hidden, link) for link in links for hidden in config.drawn]
     content = {"config": as_dict(config), "environment": environment(), "rows": rows, "model": cost._asdict()}
     write_json(out / "results.json", {**content, "ends": ends})
-    print(_table(rows, cost), "", _fit(rows, cost), "", _ends(ends), sep="\n")
+    found = text(rows, cost, ends)
+    write_text(out / "table.md", found)
+    print(found)
     draw(cost, config, out / "scaling_ranks.png")
-    print(f"wrote {out}/results.json and scaling_ranks.png")
+    print(f"wrote {out}/results.json, table.md and scaling_ranks.png")
     return content
 
 
 def measured(config: Config) -> Iterator[Row]:
-    """Seconds of a step for every width, batch and number of processes, which take turns."""
-    pools = {count: Processes(count, pinned=True) for count in config.processes}
+    """Time a step for every width, batch and number of processes, in turn."""
+    pools = {count: RankPool(count, pinned=True) for count in config.processes}
     try:
         for hidden in config.widths:
             for batch in config.batches:
@@ -134,8 +136,8 @@ def measured(config: Config) -> Iterator[Row]:
             pool.stop()
 
 
-def _timed(pools: Mapping[int, Processes], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
-    """Seconds of a step by every number of processes in turn: of so many rows in all, of so many on each, and apart.
+def _timed(pools: Mapping[int, RankPool], hidden: int, batch: int, count: int) -> dict[tuple[str, int], float]:
+    """Time a step with every number of processes in turn: with `batch` rows in all, with `batch` rows each, and apart.
 
     Apart, each has its share of the rows in all, and exchanges nothing.
     """
@@ -148,17 +150,17 @@ def _timed(pools: Mapping[int, Processes], hidden: int, batch: int, count: int) 
 
 
 def _speedup(alone: Sequence[float], together: Sequence[float], rows: int) -> float:
-    """Rows a second together over those of one alone, the median over rounds, where a step has `rows` times as many."""
+    """Return the median ratio of rows a second, of several processes over one; a step has `rows` times as many rows."""
     return statistics.median(rows * one / many for one, many in zip(alone, together, strict=True))
 
 
 def steps(hidden: int, batch: int, count: int) -> float:
-    """Seconds of a step, on the average of so many."""
+    """Return the mean seconds of a step, over `count` steps."""
     return seconds(_work(hidden, batch, count), torch.device("cpu")) / count
 
 
 def apart(hidden: int, batch: int, count: int) -> float:
-    """The same by a process that is alone beside others."""
+    """Return the same for a process that exchanges nothing."""
     with distributed.single_process():
         return seconds(_work(hidden, batch, count, separate_gradient=True), torch.device("cpu")) / count
 
@@ -170,13 +172,13 @@ def _work(hidden: int, batch: int, count: int, *, apart: bool = False) -> Any:
 
 
 def exchanges(hidden: int, count: int = 8) -> float:
-    """Seconds of summing a gradient over all processes, on the average of so many."""
+    """Return the mean seconds of summing a gradient over all processes, over `count` sums."""
     flat = torch.zeros(_weights(hidden))
     return seconds(lambda: [distributed.all_reduce_sum(flat) for _ in range(count)], torch.device("cpu")) / count
 
 
 def fitted(rows: Sequence[Row]) -> Cost:
-    """The model with the least sum of squared relative errors: on one process first, then between several."""
+    """Fit the model by least squared relative errors: first to one process, then to several."""
     one = [row for row in rows if row["processes"] == 1]
     on_one = _least_squares(
         [[row["batch"] * _weights(row["hidden"]), _weights(row["hidden"]), 1.0] for row in one],
@@ -193,7 +195,7 @@ def fitted(rows: Sequence[Row]) -> Cost:
 
 
 def _least_squares(terms: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """Factors of the terms, none negative, with the least sum of squared relative errors."""
+    """Fit non-negative factors of the terms by least squared relative errors."""
     matrix = torch.tensor(terms, dtype=torch.float64) / torch.tensor(values, dtype=torch.float64)[:, None]
     kept = list(range(matrix.shape[1]))
     while True:
@@ -207,18 +209,18 @@ def _least_squares(terms: Sequence[Sequence[float]], values: Sequence[float]) ->
 
 
 def ending(cost: Cost, config: Config, hidden: int, link: Link | None) -> Row:
-    """Where data parallelism stops paying: the number of devices with the shortest step, and that with half its use."""
+    """Return the number of devices with the shortest step, and the largest with at least half of the ideal speed."""
     weights, counts = _weights(hidden), doubled(config.devices)
     times = [cost.step(count, weights, config.batch, link) for count in counts]
     speedups = [times[0] / took for took in times]
     fastest = max(range(len(counts)), key=speedups.__getitem__)
     half = max(count for count, speedup in zip(counts, speedups, strict=True) if speedup >= count / 2)
-    name = "this machine" if link is None else link.name
+    name = "this RBM" if link is None else link.name
     return {"link": name, "hidden": hidden, "half": half, "fastest": counts[fastest], "speedup": speedups[fastest]}
 
 
 def draw(cost: Cost, config: Config, path: Path) -> None:
-    """How many times as fast as one, by devices: a panel a link, a line a width."""
+    """Draw the speed relative to one device, by devices: a panel a link, a line a width."""
     counts, panels = doubled(config.devices), {}
     for link in (None, *NETWORKS):
         lines = {"as many times as devices": [[float(count) for count in counts]]}
@@ -232,7 +234,7 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
         times = [cost.step(count, weights, config.batch * count, link) for count in counts]
         pairs = zip(counts, times, strict=True)
         lines[f"{VISIBLE}–{config.drawn[-1]}, {config.batch} rows each"] = [[alone * n / took for n, took in pairs]]
-        panels["this machine, fitted" if link is None else f"{link.name}, assumed"] = lines
+        panels["this RBM, fitted" if link is None else f"{link.name}, assumed"] = lines
     figure = plots.curves(
         panels,
         xlabel="devices, each as one core here",
@@ -246,6 +248,11 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
 
 def _weights(hidden: int) -> int:
     return VISIBLE * hidden + VISIBLE + hidden
+
+
+def text(rows: Sequence[Row], cost: Cost, ends: Sequence[Row]) -> str:
+    """Return the measurements, the fitted model, and where more devices stop paying."""
+    return "\n\n".join([_table(rows, cost), _fit(rows, cost), _ends(ends)])
 
 
 def _table(rows: Sequence[Row], cost: Cost) -> str:

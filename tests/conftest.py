@@ -10,7 +10,7 @@ import dbn.finetuning.graphed_step
 import dbn.runtime.cuda_graph
 import dbn.training.graphed_update
 from dbn.runtime.checks import choose_device
-from experiments.processes import Processes
+from experiments.benchmarking.rank_pool import RankPool
 from tests import recorder
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
@@ -38,7 +38,7 @@ def device(request):
 @pytest.fixture(scope="session")
 def two():
     """Two processes that work as one."""
-    ranks = Processes(2)
+    ranks = RankPool(2)
     yield ranks
     ranks.stop()
 
@@ -46,7 +46,7 @@ def two():
 @pytest.fixture(scope="session")
 def three():
     """Three processes, among which things cannot be split evenly."""
-    ranks = Processes(3)
+    ranks = RankPool(3)
     yield ranks
     ranks.stop()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dbn.datasets import DataSplit, Samples, load
-from experiments.make_mnist_sample import write
+from experiments.data.make_mnist_sample import write
 
 
 def rows(x: torch.Tensor) -> set[bytes]:

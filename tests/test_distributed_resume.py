@@ -11,8 +11,8 @@ from torch import nn
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune, initialise
 from dbn.runtime.checkpoint import load
 from dbn.runtime.checkpoint_manager import CheckpointManager
-from experiments.ranks import kill_one, start
-from experiments.survival import equal, work
+from experiments.fault_injection.kill_and_resume import equal, work
+from experiments.fault_injection.kill_rank import kill_one, start
 from tests.machines import generator
 from tests.test_distributed import X, Y, furthest, numbers
 

@@ -8,24 +8,15 @@ import torch
 from torch import nn
 
 from dbn import DBN
-from experiments import (
-    annealing,
-    benchmark,
-    bound,
-    compare,
-    defaults,
-    faults,
-    finetune,
-    likelihood,
-    pretrain,
-    time_to_likelihood,
-)
-from experiments.command_line import parse
-from experiments.growth import leaving
-from experiments.records import launch, mean_sd, paired_interval
-from experiments.signals import spreads
-from experiments.starts import STARTS
-from experiments.tables import conclusion, labelled, table
+from experiments import annealing, benchmark, bound, compare, defaults, faults, finetune, likelihood, pretrain
+from experiments.benchmarking import parts, time_to_likelihood
+from experiments.benchmarking.step_cost import leaving
+from experiments.study import tuning
+from experiments.study.command_line import parse
+from experiments.study.initialisations import STARTS
+from experiments.study.records import launch, mean_sd, paired_interval
+from experiments.study.signal_propagation import spreads
+from experiments.study.tables import conclusion, labelled, table
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
@@ -131,10 +122,10 @@ def test_zero_weights_and_biases_never_leave_chance(comparison):
 
 def test_an_interrupted_comparison_goes_on_from_its_finished_arms(comparison, tmp_path, monkeypatch):
     out, content = comparison
-    (out / "arms" / "100-dbn.json").unlink()
+    (out / "arms" / "32-16_100_dbn.json").unlink()
     ran = []
-    original = compare._run_arm
-    monkeypatch.setattr(compare, "_run_arm", lambda *given: ran.append(given[2]) or original(*given))
+    original = tuning.searched
+    monkeypatch.setattr(tuning, "searched", lambda trial: ran.append(trial.start) or original(trial))
     again = compare.main(["tiny", "--out", str(out)])
     assert ran == ["dbn"]
     assert [arm["test_error"] for arm in again["arms"]] == [arm["test_error"] for arm in content["arms"]]
@@ -152,7 +143,7 @@ def test_compare_refuses_the_folder_of_another_configuration(comparison):
     [
         (["--starts", "bananas"], "bananas"),
         (["--rates", "fast"], "fast"),
-        (["--rates", "1e-3/-1"], "rates is -1"),
+        (["--rates", "1e-3/-1"], "setting '1e-3/-1'"),
         (["--seeds", "0"], "seeds is 0"),
         (["--starts", "he", "he"], "starts has he twice"),
         (["--labels", "7"], "labels=7 is fewer"),
@@ -205,7 +196,8 @@ def test_compare_takes_a_table_of_the_users_own(tmp_path):
     ("rows", "batch_size", "epochs"), [(100, 10, 60), (500, 10, 12), (2500, 50, 12), (50_000, 100, 12)]
 )
 def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
-    assert compare.budget(rows, compare.Config()) == (batch_size, epochs)
+    budget = compare.Config().budget(rows, epochs=12)
+    assert (budget.batch_size, budget.epochs, budget.repeats) == (batch_size, epochs, 1)
 
 
 def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monkeypatch):
@@ -213,8 +205,8 @@ def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monk
         raise ImportError("no module named peer")
 
     tutorial = "tutorial loop, tensors"
-    monkeypatch.setattr(benchmark, "PEERS", {tutorial: benchmark.PEERS[tutorial], "peer": missing})
-    monkeypatch.setattr(benchmark, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
+    monkeypatch.setattr(parts, "OTHER_LIBRARIES", {tutorial: parts.OTHER_LIBRARIES[tutorial], "peer": missing})
+    monkeypatch.setattr(parts, "rbms_annealing", lambda rbm, chains, temperatures: lambda: 1.0)
     trainers = {"ours": (lambda: "again", time_to_likelihood.Ours), "peer": (lambda: missing(None, None), None)}
     monkeypatch.setattr(time_to_likelihood, "TRAINERS", trainers)
     content = benchmark.main(["tiny", "--out", str(tmp_path)])

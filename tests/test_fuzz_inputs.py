@@ -8,12 +8,13 @@ from torch import nn
 
 from dbn import CD, DBN, RBM, Bernoulli, evaluate, exact_log_partition, finetune, predict, train
 from dbn.likelihood.exact import log_partition_over
-from experiments import fuzz, loaders
-from experiments.draw import Draw
-from experiments.faces import Face
-from experiments.kinds import VISIBLE
-from experiments.own_units import Curved, Renamed, Shifted, Ternary
-from experiments.subjects import UNITS, machine, surroundings
+from experiments import fuzz
+from experiments.fuzzing import loaders
+from experiments.fuzzing.arguments import VISIBLE
+from experiments.fuzzing.draw import Draw
+from experiments.fuzzing.own_units import Curved, Renamed, Shifted, Ternary
+from experiments.fuzzing.public_api import Entry
+from experiments.fuzzing.subjects import UNITS, draw_rbm, surroundings
 
 X, Y = (torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float(), torch.arange(12) % 3
 OWN = [Ternary(3), Curved(2), Shifted(2), Renamed(3)]
@@ -89,22 +90,22 @@ def test_the_default_dtype_is_put_back(tmp_path):
 
 
 def test_machines_come_in_every_precision(tmp_path):
-    found = {machine(Draw(0, case, tmp_path)).weight.dtype for case in range(200)}
+    found = {draw_rbm(Draw(0, case, tmp_path)).weight.dtype for case in range(200)}
     assert found == {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 
 
 def test_plain_inputs_that_are_refused_are_a_finding(tmp_path, monkeypatch, capsys):
-    face = Face(lambda draw: RBM(4, 3), lambda rbm, v: rbm.free_energy(v[:, 1:]), {"v": VISIBLE})
+    face = Entry(lambda draw: RBM(4, 3), lambda rbm, v: rbm.free_energy(v[:, 1:]), {"v": VISIBLE})
     monkeypatch.setattr(random.Random, "randrange", lambda self, n: 0)  # never a strange one
-    monkeypatch.setitem(fuzz.FACES, "broken", face)
+    monkeypatch.setitem(fuzz.PUBLIC_API, "broken", face)
     with pytest.raises(ValueError, match="1 kinds of finding in 2 calls"):
         fuzz.main(["--cases", "2", "--faces", "broken", "--out", str(tmp_path)])
-    assert "refuses plain inputs" in capsys.readouterr().out
+    assert "refuses valid inputs" in capsys.readouterr().out
 
 
 def test_loaders_are_made_again_by_the_number_of_the_case(tmp_path):
     def words(case):
-        return loaders.plain_loader(Draw(0, case, tmp_path), X, Y).words
+        return loaders.valid_loader(Draw(0, case, tmp_path), X, Y).words
 
     assert [words(case) for case in range(20)] == [words(case) for case in range(20)]
     assert len({words(case) for case in range(20)}) > 10
@@ -112,5 +113,5 @@ def test_loaders_are_made_again_by_the_number_of_the_case(tmp_path):
 
 def test_bernoulli_rows_are_bool_and_bytes_too(tmp_path):
     rbm = RBM(Bernoulli(4), 2)
-    found = {VISIBLE.plain(Draw(0, case, tmp_path), rbm).value.dtype for case in range(100)}
+    found = {VISIBLE.valid(Draw(0, case, tmp_path), rbm).value.dtype for case in range(100)}
     assert found >= {torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64}

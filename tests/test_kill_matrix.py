@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from dbn import DBN, RBM, finetune, schedules, score_by_ais, train
 from dbn.finetuning.dropout import SeededDropout
-from experiments.kill_matrix import CALLS, SOURCES, Case, kills
+from experiments.fault_injection.kill_matrix import CALLS, SOURCES, Case, kills
 
 QUIET = {"progress": False, "seed": 3}
 X = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()

@@ -36,9 +36,10 @@ from dbn import (
     train,
 )
 from experiments import fuzz
-from experiments.faces import Face
-from experiments.kinds import VISIBLE, one_of
-from experiments.subjects import machine, nothing
+from experiments.fuzzing import verdict
+from experiments.fuzzing.arguments import VISIBLE, one_of
+from experiments.fuzzing.public_api import Entry
+from experiments.fuzzing.subjects import draw_rbm, nothing
 
 FEW = settings(deadline=None, max_examples=20, derandomize=True)
 WIDTH = 4
@@ -310,7 +311,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_fuzz_finds_what_is_broken(name, tmp_path, monkeypatch, capsys):
     call, words = BROKEN[name]
-    monkeypatch.setitem(fuzz.FACES, "broken", Face(machine, call, {"v": VISIBLE._replace(strange=VISIBLE.plain)}))
+    monkeypatch.setitem(
+        fuzz.PUBLIC_API, "broken", Entry(draw_rbm, call, {"v": VISIBLE._replace(invalid=VISIBLE.valid)})
+    )
     with pytest.raises(ValueError, match="1 kinds of finding in 2 calls"):
         fuzz.main(["--cases", "2", "--faces", "broken", "--seconds", "0.2", "--out", str(tmp_path)])
     assert words in capsys.readouterr().out
@@ -320,8 +323,10 @@ def test_the_fuzz_finds_what_is_broken(name, tmp_path, monkeypatch, capsys):
     ("call", "words"), [(changed_first, "something changed"), (lambda rbm, v: len(3), "raises TypeError")]
 )
 def test_the_fuzz_finds_what_a_refused_call_has_changed(call, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fuzz, "_is_documented", lambda error: "give another" in str(error))
-    monkeypatch.setitem(fuzz.FACES, "broken", Face(machine, call, {"v": VISIBLE._replace(strange=VISIBLE.plain)}))
+    monkeypatch.setattr(verdict, "_is_documented", lambda error: "give another" in str(error))
+    monkeypatch.setitem(
+        fuzz.PUBLIC_API, "broken", Entry(draw_rbm, call, {"v": VISIBLE._replace(invalid=VISIBLE.valid)})
+    )
     with pytest.raises(ValueError, match="finding"):
         fuzz.main(["--cases", "2", "--faces", "broken", "--out", str(tmp_path)])
     assert words in capsys.readouterr().out
@@ -329,7 +334,9 @@ def test_the_fuzz_finds_what_a_refused_call_has_changed(call, words, tmp_path, m
 
 def test_a_case_of_the_fuzz_can_be_had_again_by_its_number(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setitem(fuzz.FACES, "seen", Face(nothing, lambda _, n: seen.append(n), {"n": one_of(list(range(99)))}))
+    monkeypatch.setitem(
+        fuzz.PUBLIC_API, "seen", Entry(nothing, lambda _, n: seen.append(n), {"n": one_of(list(range(99)))})
+    )
     for first, cases in (("0", "9"), ("8", "1")):
         fuzz.main(["--cases", cases, "--first", first, "--faces", "seen", "--out", str(tmp_path)])
     assert len(seen) == 10

@@ -89,7 +89,7 @@ def test_phases_anywhere_and_in_adjoining_buffers_add_the_same_scaled_slope(pair
         with torch.no_grad():
             if within:
                 phases = [
-                    phase(rbm, room.visible.copy_(v), buffers=room)
+                    phase(rbm, buffers.visible.copy_(v), buffers=buffers)
                     for room, v in ((buffers.positive, data), (buffers.negative, dream))
                 ]
                 assert phases[1].hidden_mean.data_ptr() > phases[0].hidden_mean.data_ptr()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records import mean_sd, read_json
+from experiments.study.records import mean_sd, read_json
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

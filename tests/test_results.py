@@ -6,7 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import compare, depth, dropout, labels
+from experiments import (
+    annealing,
+    benchmark,
+    bound,
+    compare,
+    defaults,
+    depth,
+    dropout,
+    faults,
+    fuzz,
+    labels,
+    likelihood,
+    scaling,
+)
 from tests.test_studies import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
@@ -38,6 +51,34 @@ def test_a_table_is_what_its_file_says(table, file, study):
     else:
         found = study.text(config, content["arms"], one_test_set=not config.data.endswith(".csv"))
     assert (RESULTS / table).read_text() == found + "\n"
+
+
+#: Tables of results other than comparisons, and what writes them.
+OTHERS = {
+    "annealing/table.md": lambda content: annealing.table(content["machines"]),
+    "benchmark-cpu.md": lambda content: benchmark.table(content["rows"]),
+    "benchmark-likelihood/digits.md": lambda content: benchmark.table(content["rows"]),
+    "benchmark-likelihood/potts.md": lambda content: benchmark.table(content["rows"]),
+    "bound/table.md": lambda content: bound.table(content["rows"]),
+    "defaults/table.md": lambda content: defaults.text(content["arms"]),
+    "defaults-relu/table.md": lambda content: defaults.text(content["arms"]),
+    "faults/table.md": lambda content: faults.table(content["rows"]),
+    "faults-ranks/table.md": lambda content: faults.table(content["rows"]),
+    "fuzz/table.md": lambda content: fuzz.table(content["counts"]) + "\n\nno findings",
+    "likelihood-small/table.md": lambda content: content["protocol"] + "\n\n" + likelihood.table(content["arms"]),
+    "likelihood-table/table.md": lambda content: content["protocol"] + "\n\n" + likelihood.table(content["arms"]),
+    "likelihood-rbm500/table.md": lambda content: content["protocol"] + "\n\n" + likelihood.table(content["arms"]),
+    "scaling-ranks/table.md": lambda content: scaling.text(
+        content["rows"], scaling.Cost(**content["model"]), content["ends"]
+    ),
+}
+
+
+@pytest.mark.parametrize("table", OTHERS)
+def test_the_table_of_another_result_is_what_its_file_says(table):
+    path = RESULTS / table
+    file = path.with_name("results.json") if path.stem == "table" else path.with_suffix(".json")
+    assert path.read_text() == OTHERS[table](json.loads(file.read_text())) + "\n"
 
 
 @pytest.mark.parametrize("file", [file for _, file, study in TABLES if study is not compare])

@@ -9,9 +9,13 @@ from torch import nn
 
 from dbn import DBN, DivergenceError, datasets
 from dbn.datasets import Samples
-from experiments import cells, depth, dropout, labels, make_table
-from experiments.starts import HIDDEN_UNITS, KNOWN, perceptron
-from experiments.tuning import narrowed, setting_of, tuned
+from experiments import depth, dropout, labels
+from experiments.data import make_table
+from experiments.study import trial, tuning
+from experiments.study.initialisations import HIDDEN_UNITS, KNOWN, perceptron
+from experiments.study.setting import setting_of, tuned
+from experiments.study.trial import Trial
+from experiments.study.tuning import arm_of, narrowed
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
@@ -92,8 +96,8 @@ def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypa
     out, content = by_labels
     (out / "arms" / "16_50_dbn.json").unlink()
     ran = []
-    original = cells._searched
-    monkeypatch.setattr(cells, "_searched", lambda cell: ran.append(cell.name) or original(cell))
+    original = tuning.searched
+    monkeypatch.setattr(tuning, "searched", lambda trial: ran.append(trial.name) or original(trial))
     again = labels.main(["tiny", "--out", str(out)])
     assert ran == ["16_50_dbn"]
     assert [arm["test_error"] for arm in again["arms"]] == [arm["test_error"] for arm in content["arms"]]
@@ -216,9 +220,9 @@ def test_a_refit_that_diverges_is_said_to(tmp_path, monkeypatch):
             raise DivergenceError("left the finite numbers")
         return tuned(network, train, validation, *given, **more)
 
-    monkeypatch.setattr(cells, "tuned", diverging)
+    monkeypatch.setattr(trial, "tuned", diverging)
     study = labels.Config(data="mnist-sample", epochs=1, updates=1, starts=("he",), seeds=1)
-    arm = cells.arm_of(cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=1))
+    arm = arm_of(Trial(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=1))
     assert (arm["test_error"], arm["diverged"]) == ([100.0], [True])
     assert arm["validation_error"][0] < 100
 
@@ -260,8 +264,9 @@ def test_few_rows_are_repeated_within_an_epoch():
     model.register_forward_hook(
         lambda module, inputs, outputs: seen.append(len(inputs[0])) if module.training else None
     )
-    given = {"epochs": 2, "batch_size": 10, "updates": 5, "seed": 0, "device": "cpu"}
-    tuned(model, rows, rows, setting_of("0.1 momentum 0"), **given)
+    budget = labels.Config(updates=5).budget(20, epochs=2)
+    assert (budget.batch_size, budget.repeats) == (10, 3)
+    tuned(model, rows, rows, setting_of("0.1 momentum 0"), budget, seed=0, device="cpu")
     assert sum(seen) == 2 * 3 * 20
 
 
@@ -282,10 +287,10 @@ def test_a_run_that_leaves_the_finite_numbers_counts_as_no_better_than_none(refi
     def diverging(*given, **more):
         raise DivergenceError("left the finite numbers")
 
-    monkeypatch.setattr(cells, "tuned", diverging)
+    monkeypatch.setattr(trial, "tuned", diverging)
     study = labels.Config(data="mnist-sample", epochs=2, starts=("he",), seeds=1)
-    cell = cells.Cell(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=refit)
-    arm = cells.arm_of(cell)
+    one = Trial(study, tmp_path, "he", "4", 50, ("1e-3",), kept=1, refit=refit)
+    arm = arm_of(one)
     assert (arm["test_error"], arm["validation_curves"], arm["diverged"]) == ([100.0], [[100.0, 100.0]], [True])
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import compare, labels
-from experiments.study import shares_test_rows
-from experiments.tables import table
+from experiments.study.config import shares_test_rows
+from experiments.study.tables import table
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dbn import RBM, Bernoulli, Categorical, exact_log_partition, log_likelihood
-from experiments import rbms_peer
-from experiments import time_to_likelihood as race
 from experiments.benchmark import PRESETS
-from experiments.time_to_likelihood import Ours, Point, seconds_to
+from experiments.benchmarking import rbms_library
+from experiments.benchmarking import time_to_likelihood as race
+from experiments.benchmarking.time_to_likelihood import Ours, Point, seconds_to
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results" / "benchmark-likelihood"
 TINY, CPU = PRESETS["tiny"], torch.device("cpu")
@@ -65,8 +65,8 @@ def test_our_side_makes_the_updates_of_the_recipe():
     task = next(iter(race.tasks(TINY)))
     ours = Ours(task)
     ours.update(task.updates_per_pass)
-    assert ours.machine() is not task.start
-    assert not torch.equal(ours.machine().weight, task.start.weight)
+    assert ours.current_rbm() is not task.start
+    assert not torch.equal(ours.current_rbm().weight, task.start.weight)
     assert len(ours.chains.hidden) == task.chains
     chains = ours.chains.hidden.clone()
     ours.update(task.updates_per_pass)
@@ -89,11 +89,11 @@ def test_an_implementation_that_is_missing_or_fails_is_skipped_with_its_reason(m
 
 @pytest.mark.parametrize("release", ["0.5.1", "0.4"])
 def test_releases_of_rbms_with_other_modules_are_refused(release, monkeypatch):
-    monkeypatch.setattr(rbms_peer, "version", lambda name: release)
+    monkeypatch.setattr(rbms_library, "version", lambda name: release)
     with pytest.raises(ImportError, match=rf"rbms is {release}, whose modules are others: install 0\.6"):
-        rbms_peer.installed()
-    monkeypatch.setattr(rbms_peer, "version", lambda name: "1.0")
-    assert rbms_peer.installed() == "1.0"
+        rbms_library.installed()
+    monkeypatch.setattr(rbms_library, "version", lambda name: "1.0")
+    assert rbms_library.installed() == "1.0"
 
 
 @pytest.mark.parametrize("kind", ["binary", "potts"])
@@ -104,10 +104,10 @@ def test_machines_of_rbms_have_our_free_energies(kind):
     torch.nn.init.normal_(rbm.hidden_bias)
     rows = rbm.visible.sample(torch.zeros(7, 12), generator=torch.Generator().manual_seed(0))
     if kind == "potts":
-        energies = rbms_peer.potts(rbm, 3).compute_energy_visibles(rbms_peer.codes(rows, 3))
+        energies = rbms_library.potts(rbm, 3).compute_energy_visibles(rbms_library.codes(rows, 3))
     else:
         parts = rbm.weight, rbm.visible_bias, rbm.hidden_bias
-        energies = rbms_peer.binary(*parts).compute_energy_visibles(rows)
+        energies = rbms_library.binary(*parts).compute_energy_visibles(rows)
     assert torch.allclose(energies, rbm.free_energy(rows).detach(), atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_rbms_and_we_train_the_same_machine_to_the_same_likelihood(units, centre
     sides = [race.Rbms(task), Ours(task)]
     for side in sides:
         side.update(20 * task.updates_per_pass)
-    start, theirs, ours = (race._nats(rbm, task.test) for rbm in (task.start, *(side.machine() for side in sides)))
+    start, theirs, ours = (race._nats(rbm, task.test) for rbm in (task.start, *(side.current_rbm() for side in sides)))
     assert min(theirs, ours) > start + 0.1
     assert abs(theirs - ours) < 0.05
 

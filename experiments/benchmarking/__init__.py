@@ -1,0 +1,1 @@
+"""Parts of the benchmarks: timing, other libraries, costs of steps, memory and pools of ranks."""

@@ -1,0 +1,1 @@
+"""The calls of the fuzz, and its valid and invalid inputs."""

@@ -1,0 +1,1 @@
+"""Parts of the studies: options, trials and their tuning, initialisations, tables and records."""
