@@ -11,7 +11,7 @@ import dbn.training.steps
 from dbn.arguments import choose_device
 from dbn.likelihood import annealing
 from experiments.processes import Processes
-from tests import recorder
+from tests.support import fake_cuda_graph
 
 
 def pytest_addoption(parser):
@@ -56,9 +56,9 @@ def recording(monkeypatch):
 
     def record(*arguments):
         seen.recordings += 1
-        return recorder.record(*arguments)
+        return fake_cuda_graph.record(*arguments)
 
-    def replay(tape, original=recorder.Tape.replay):
+    def replay(tape, original=fake_cuda_graph.Tape.replay):
         seen.replays += 1
         original(tape)
 
@@ -66,7 +66,7 @@ def recording(monkeypatch):
         for module in (dbn.training.steps, dbn.finetuning.steps, annealing):
             monkeypatch.setattr(module, "recordable", lambda device: True)
         monkeypatch.setattr(dbn.recording, "record", record)
-        monkeypatch.setattr(recorder.Tape, "replay", replay)
+        monkeypatch.setattr(fake_cuda_graph.Tape, "replay", replay)
         return seen
 
     return turn_on

@@ -9,7 +9,7 @@ import torch
 from dbn import Bernoulli, NoisyReLU, ais, exact_log_partition, log_likelihood, reverse_ais
 from dbn.likelihood import annealing
 from dbn.rbm import RBM
-from tests.machines import HALF_ENUMERABLE_PAIRS, brute_log_partition, generator, machine, visible_probabilities
+from tests.support.oracles import HALF_ENUMERABLE_PAIRS, brute_log_partition, generator, machine, visible_probabilities
 
 CHAINS = 400
 

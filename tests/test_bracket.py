@@ -8,7 +8,7 @@ import torch
 from dbn import CD, RBM, LogPartition, ais, bracket, datasets, exact_log_partition, reverse_ais, train
 from dbn.likelihood import annealing
 from dbn.likelihood.bracket import judged
-from tests.machines import (
+from tests.support.oracles import (
     ENUMERABLE_PAIRS,
     brute_log_partition,
     generator,

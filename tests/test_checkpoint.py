@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dbn
 from dbn import DBN, RBM, Bernoulli, checkpoint
-from tests.machines import UNITS, machine
+from tests.support.oracles import UNITS, machine
 
 OBJECTS = {"kind": "numbers", "values": torch.arange(5), "nested": {"list": [1, 2.5, "three"], "none": None}}
 RAN: list[str] = []

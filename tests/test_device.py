@@ -11,8 +11,19 @@ from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partiti
 from dbn.arguments import choose_device
 from dbn.rbm import RBM
 from dbn.schedules import switch
-from tests.devices import ESTIMATORS, LABELS, QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on, same
-from tests.machines import PAIRS, UNITS, generator, machine, rows, unit
+from tests.support.device_checks import (
+    ESTIMATORS,
+    LABELS,
+    QUIET,
+    ROWS,
+    assert_alike,
+    assert_close,
+    assert_sound,
+    numbers,
+    on,
+    same,
+)
+from tests.support.oracles import PAIRS, UNITS, generator, machine, rows, unit
 from tests.test_training import CONTAINERS
 from tests.test_units import assert_moments, mild_field
 

@@ -17,8 +17,8 @@ from dbn import (
     train,
 )
 from dbn.rbm import RBM
-from tests.devices import QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on
-from tests.machines import (
+from tests.support.device_checks import QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on
+from tests.support.oracles import (
     ENUMERABLE_PAIRS,
     HALF_ENUMERABLE_PAIRS,
     assert_distributed,

@@ -7,7 +7,7 @@ from dbn import (
     CD,
     distributed,
 )
-from tests.machines import generator
+from tests.support.oracles import generator
 
 X = torch.rand(402, 12, generator=generator(1))
 Y = (X[:, :4].sum(1) > 2).long()

@@ -13,7 +13,7 @@ from dbn import (
 )
 from dbn.likelihood import annealing
 from dbn.rbm import RBM
-from tests.machines import machine, rows
+from tests.support.oracles import machine, rows
 from tests.test_distributed import QUIET, X, furthest, numbers
 
 

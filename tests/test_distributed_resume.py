@@ -13,7 +13,7 @@ from dbn.checkpoint import load
 from dbn.keeper import Keeper
 from experiments.ranks import kill_one, start
 from experiments.survival import equal, work
-from tests.machines import generator
+from tests.support.oracles import generator
 from tests.test_distributed import X, Y, furthest, numbers
 
 QUIET = {"progress": False, "seed": 3}

@@ -8,7 +8,7 @@ from dbn.gradient import gradient
 from dbn.rbm import Phase
 from dbn.training import train
 from dbn.units import Bernoulli, Categorical, Spin
-from tests.machines import PAIRS, draw, generator, log_likelihood, machine, rows, visible_probabilities
+from tests.support.oracles import PAIRS, draw, generator, log_likelihood, machine, rows, visible_probabilities
 
 close = torch.testing.assert_close
 CHAINS, BLOCKS = 20_000, 50

@@ -7,7 +7,7 @@ import torch
 
 from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, exact_log_partition, lower_bound, pseudo_log_likelihood
 from dbn.rbm import RBM
-from tests.machines import ENUMERABLE, ENUMERABLE_PAIRS, machine, unit, visible_probabilities
+from tests.support.oracles import ENUMERABLE, ENUMERABLE_PAIRS, machine, unit, visible_probabilities
 
 VARIABLES = {
     "bernoulli": [[0], [1], [2]],

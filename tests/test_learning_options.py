@@ -6,7 +6,7 @@ import torch
 from dbn import CD, DBN, PCD, Bernoulli, Gaussian, Spin, exact_log_partition, log_likelihood, train
 from dbn.gradient import Contrast, Offsets, add_gradient
 from dbn.rbm import RBM
-from tests.machines import PAIRS, draw, generator, machine, rows
+from tests.support.oracles import PAIRS, draw, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
 

@@ -17,7 +17,7 @@ from dbn import (
     matrix_products,
     train,
 )
-from tests.rounding import Rounded, rounded
+from tests.support.emulated_tf32 import Rounded, rounded
 
 TF32 = 10
 SEEDS = 5

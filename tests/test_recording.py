@@ -12,8 +12,8 @@ import dbn.recording
 import dbn.training.steps
 from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, ais, finetune, initialise, reverse_ais, train
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
-from tests import recorder
-from tests.machines import generator
+from tests.support import fake_cuda_graph
+from tests.support.oracles import generator
 
 ESTIMATORS = {
     "CD": lambda: CD(2),
@@ -118,7 +118,9 @@ def test_a_setting_that_is_changed_on_the_way_is_heeded(recording):
 def test_a_run_leaves_no_recording_behind(recording, monkeypatch):
     recording()
     left = weakref.WeakSet()
-    monkeypatch.setattr(recorder.Tape, "undo", lambda tape, undo=recorder.Tape.undo: (left.add(tape), undo(tape)))
+    monkeypatch.setattr(
+        fake_cuda_graph.Tape, "undo", lambda tape, undo=fake_cuda_graph.Tape.undo: (left.add(tape), undo(tape))
+    )
     gc.disable()
     try:
         rbm, model = trained(PCD(20)), network()

@@ -7,7 +7,7 @@ import dbn.finetuning.steps
 import dbn.recording
 import dbn.training.steps
 from dbn.recording import Replay
-from tests.machines import generator
+from tests.support.oracles import generator
 
 
 def replay_of(work, state, draw=None):

@@ -14,7 +14,7 @@ from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTemperin
 from dbn.keeper import Keeper
 from dbn.rbm import RBM
 from dbn.schedules import linear
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 3}
 ROWS = torch.rand(50, 6, generator=generator(1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbn import CD, DBN, RBM, Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, train
-from tests.machines import UNITS, generator, moments, unit
+from tests.support.oracles import UNITS, generator, moments, unit
 
 QUIET = {"progress": False, "seed": 0}
 NESTED = {

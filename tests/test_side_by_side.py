@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from dbn import DBN, SideBySide, evaluate, finetune, initialise
-from tests.machines import generator
+from tests.support.oracles import generator
 
 ROWS = [torch.rand(60, 5, dtype=torch.float64, generator=generator(seed)) for seed in range(3)]
 CLASSES = [torch.randint(0, 3, (60,), generator=generator(seed)) for seed in range(3)]

@@ -7,7 +7,7 @@ import dbn.batches.opening
 from dbn import DBN, finetune
 from dbn.batches import StreamedSource, TensorSource, open_source
 from dbn.batches.streaming import fits
-from tests.machines import generator
+from tests.support.oracles import generator
 
 X = (torch.rand(103, 6, generator=generator()) < 0.4).float()
 Y = torch.arange(103) % 3

@@ -19,7 +19,7 @@ from dbn import (
     train,
 )
 from dbn.training import Learner, Recipe
-from tests.machines import generator, rows
+from tests.support.oracles import generator, rows
 
 QUIET = {"progress": False, "seed": 0}
 

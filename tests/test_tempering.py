@@ -5,7 +5,7 @@ import torch
 
 from dbn import PCD, NoisyReLU, ParallelTempering, train
 from dbn.rbm import RBM
-from tests.machines import assert_distributed, draw, generator, machine, rows, two_modes, visible_probabilities
+from tests.support.oracles import assert_distributed, draw, generator, machine, rows, two_modes, visible_probabilities
 
 
 @torch.no_grad()

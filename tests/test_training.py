@@ -13,7 +13,7 @@ from dbn.batches import TensorSource
 from dbn.gradient import add_gradient
 from dbn.schedules import linear
 from dbn.training import Learner
-from tests.machines import UNITS, generator, machine, rows
+from tests.support.oracles import UNITS, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
 EVERY_UNIT = [*UNITS, "noisy"]

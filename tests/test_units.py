@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_ndtr
 
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit, as_unit, from_config
-from tests.machines import (
+from tests.support.oracles import (
     ENUMERABLE,
     UNITS,
     assert_distributed,
