@@ -12,6 +12,7 @@ import dbn
 
 HOUSE = Path(dbn.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 
 #: Every module of the library, and the modules of the library that it may import. Leaves know no model.
 RANKS = {
@@ -67,15 +68,15 @@ def module_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it; `from dbn import x` counts as dbn.x."""
+    """Full names of the modules that a file imports, anywhere in it; `from dbn import x` is dbn.x, as of tests."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
-            whole = node.module == "dbn"
-            found |= {f"dbn.{alias.name}" for alias in node.names} if whole else {str(node.module)}
+            whole = node.module in ("dbn", "tests")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if whole else {str(node.module)}
     return found
 
 
@@ -107,6 +108,12 @@ def test_the_ranks_would_catch_a_wrong_import(tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_library_knows_nothing_of_experiments_or_tests(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & {"experiments", "tests"}
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_no_test_file_imports_another(path):
+    parts = {part for name in imports_of(path) for part in name.split(".")}
+    assert not [part for part in parts if part.startswith("test_") or part == "conftest"]
 
 
 def imported_by(statement: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partiti
 from dbn.arguments import choose_device
 from dbn.rbm import RBM
 from dbn.schedules import switch
+from tests.support.binary_rows import CONTAINERS
 from tests.support.device_checks import (
     ESTIMATORS,
     LABELS,
@@ -23,9 +24,7 @@ from tests.support.device_checks import (
     on,
     same,
 )
-from tests.support.oracles import PAIRS, UNITS, generator, machine, rows, unit
-from tests.test_training import CONTAINERS
-from tests.test_units import assert_moments, mild_field
+from tests.support.oracles import PAIRS, UNITS, assert_moments, generator, machine, mild_field, rows, unit
 
 WITH_NOISY = [("noisy", kind) for kind in (*UNITS, "noisy")] + [(kind, "noisy") for kind in UNITS]
 MANY_CHAINS = {

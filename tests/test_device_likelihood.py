@@ -25,10 +25,10 @@ from tests.support.oracles import (
     draw,
     machine,
     rows,
+    stack_of,
+    standard_error,
     visible_probabilities,
 )
-from tests.test_ais import standard_error
-from tests.test_evidence import stack_of
 
 
 @pytest.mark.parametrize(("visible", "hidden"), ENUMERABLE_PAIRS)

@@ -19,9 +19,9 @@ from dbn import (
     train,
 )
 from dbn.rbm import RBM
+from tests.support.lessons import EXAMPLES, LESSONS, centred_teacher, kl_from, lesson_machine
 from tests.support.oracles import draw, generator, machine, visible_probabilities
-from tests.test_distributed import MEANS, QUIET, X, Y, furthest, numbers
-from tests.test_estimators import EXAMPLES, LESSONS, centred_teacher, kl_from, lesson_machine
+from tests.support.ranks import MEANS, QUIET, X, Y, furthest, numbers
 
 
 def container(kind, folder):

@@ -14,7 +14,7 @@ from dbn import (
 from dbn.likelihood import annealing
 from dbn.rbm import RBM
 from tests.support.oracles import machine, rows
-from tests.test_distributed import QUIET, X, furthest, numbers
+from tests.support.ranks import QUIET, X, furthest, numbers
 
 
 def estimates(chains, temperatures):

@@ -10,17 +10,13 @@ from torch import nn
 
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune, initialise
 from dbn.checkpoint import load
-from dbn.keeper import Keeper
 from experiments.ranks import kill_one, start
 from experiments.survival import equal, work
+from tests.support.interruptions import Broken, breaking
 from tests.support.oracles import generator
-from tests.test_distributed import X, Y, furthest, numbers
+from tests.support.ranks import X, Y, furthest, numbers
 
 QUIET = {"progress": False, "seed": 3}
-
-
-class Broken(Exception):
-    """What breaks a run off."""
 
 
 def pretrained(folder, estimator, saves, every):
@@ -42,27 +38,6 @@ def tuned(folder, dropout, saves, every):
     with breaking(saves):
         history = finetune(network, X, Y, epochs=6, checkpoint=folder, checkpoint_seconds=every, **settings)
     return numbers(network), [record["loss"] for record in history]
-
-
-class breaking:
-    """Let a run break off at its n-th save, on all processes at once."""
-
-    def __init__(self, saves):
-        self.saves, self.original = saves, Keeper.save
-
-    def __enter__(self):
-        count = [0]
-
-        def counted(keeper, picture):
-            self.original(keeper, picture)
-            count[0] += picture is not None
-            if count[0] == self.saves:
-                raise Broken
-
-        Keeper.save = counted if self.saves else self.original
-
-    def __exit__(self, *_):
-        Keeper.save = self.original
 
 
 def broken_and_whole(many, run, folder, how):

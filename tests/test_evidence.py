@@ -7,7 +7,7 @@ import torch
 
 from dbn import DBN, Bernoulli, Gaussian, NoisyReLU, exact_log_partition, lower_bound, pseudo_log_likelihood
 from dbn.rbm import RBM
-from tests.support.oracles import ENUMERABLE, ENUMERABLE_PAIRS, machine, unit, visible_probabilities
+from tests.support.oracles import ENUMERABLE, ENUMERABLE_PAIRS, machine, stack_of, visible_probabilities
 
 VARIABLES = {
     "bernoulli": [[0], [1], [2]],
@@ -49,14 +49,6 @@ def test_probabilities_and_real_units_have_no_pseudo_likelihood():
         pseudo_log_likelihood(machine("gaussian", "bernoulli"), torch.zeros(1, 2))
     with pytest.raises(TypeError, match="NoisyReLU"):
         pseudo_log_likelihood(RBM(3, NoisyReLU(2)), torch.zeros(1, 3))
-
-
-def stack_of(*names, scale=0.8):
-    """A stack with random parameters, in float64."""
-    stack = DBN([unit(name) for name in names]).double()
-    for place, rbm in enumerate(stack.layers):
-        rbm.load_state_dict(machine(rbm.visible, rbm.hidden, scale=scale, seed=place).state_dict())
-    return stack
 
 
 @torch.no_grad()

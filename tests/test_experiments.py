@@ -26,19 +26,12 @@ from experiments.records import launch, mean_sd, paired_interval
 from experiments.signals import spreads
 from experiments.starts import STARTS
 from experiments.tables import conclusion, labelled, table
+from tests.support.results import is_png, written
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
 
 HINTON_KEYS = ("hinton_2006_pretrain_seconds", "hinton_2006_pretrain_seconds_float32")
-
-
-def written(folder):
-    return {path.name for path in folder.iterdir()}
-
-
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_pretrain_saves_a_stack_its_log_and_its_pictures(tmp_path, capsys):

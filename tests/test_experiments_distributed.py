@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import compare, likelihood, pretrain, scaling
-from tests.test_experiments import is_png, written
+from tests.support.results import is_png, written
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 

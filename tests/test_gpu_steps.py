@@ -18,7 +18,7 @@ from dbn.likelihood import annealing
 from dbn.training.step import Learner, Penalties
 from dbn.training.steps import Steps
 from dbn.units import Bernoulli, ReLU
-from tests.test_recording import ESTIMATORS, LAYERS
+from tests.support.recorded_runs import ESTIMATORS, LAYERS
 
 PENALTIES = Penalties(l1=1e-3, clip=1.0, max_norm=3.0, sparsity_target=0.1)
 

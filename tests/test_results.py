@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import compare, depth, dropout, labels
-from tests.test_studies import FORMAT
+from tests.support.results import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 

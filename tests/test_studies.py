@@ -12,28 +12,9 @@ from dbn.datasets import Samples
 from experiments import cells, depth, dropout, labels, make_table
 from experiments.starts import HIDDEN_UNITS, KNOWN, perceptron
 from experiments.tuning import narrowed, setting_of, tuned
+from tests.support.results import FORMAT, is_png
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
-
-#: What an arm has in every study, as in `compare`.
-FORMAT = {
-    *(
-        "start",
-        "activation",
-        "architecture",
-        "labels",
-        "labelled_rows",
-        "learning_rate",
-        "head_learning_rate",
-        "setting",
-    ),
-    *("test_error", "validation_error", "validation_curves", "seconds", "commit", "device", "diverged"),
-    *("tried", "kept"),
-}
-
-
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def checked(content, path, seeds=2):
