@@ -1,5 +1,6 @@
-"""Fixtures that cost something, shared by all tests, and the device that tests of devices run on."""
+"""Fixtures that cost something, shared by all tests, the device that tests of devices run on, and slow tests."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,12 @@ from dbn.likelihood import annealing
 from experiments.processes import Processes
 from tests.support import fake_cuda_graph
 
+# Models are small here, and threads of several workers would wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
+torch.set_num_threads(1)
+
+_SLOW = pytest.StashKey[int]()
+
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the tests of devices run, such as cuda; cpu by default")
@@ -20,7 +27,29 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes seconds by its nature; left out by default, see pyproject.toml")
+    config.stash[_SLOW] = 0
     torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
+
+
+def pytest_deselected(items):
+    for item in items:
+        item.config.stash[_SLOW] += item.get_closest_marker("slow") is not None
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist tells the main process
+        session.config.workeroutput["slow"] = session.config.stash[_SLOW]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[_SLOW] = max(node.config.stash[_SLOW], getattr(node, "workeroutput", {}).get("slow", 0))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash[_SLOW]:
+        terminalreporter.write_line(f"{count} slow tests left out: run them by -m slow, or all tests by -m ''")
 
 
 @pytest.fixture(scope="session")
