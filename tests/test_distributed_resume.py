@@ -177,6 +177,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
     assert 0 < picture["run"]["step"] < 15
 
 
+@pytest.mark.slow
 def test_torchrun_brings_a_run_to_its_end_when_a_process_is_killed(two, tmp_path):
     run = start(tmp_path / "killed", tmp_path / "killed.pt")
     kill_one(run, tmp_path / "killed" / "pretrain", random.Random(0))

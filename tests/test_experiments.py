@@ -201,6 +201,7 @@ def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
     assert compare.budget(rows, compare.Config()) == (batch_size, epochs)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monkeypatch):
     def missing(x, hidden):
         raise ImportError("no module named peer")
@@ -265,6 +266,7 @@ def test_wide_machines_are_measured_by_a_bracket(tmp_path):
     assert isinstance(arm["trusted"], bool)
 
 
+@pytest.mark.slow
 def test_estimators_are_compared_at_equal_time_too(tmp_path):
     names = ["PCD", "CD-25", "FastPCD", "tempering", "CD-uncentred"]
     options = ["--equal", "time", "--seeds", "1", "--epochs", "4", "--gibbs-steps", "1", "--rates", "0.05", "0.01"]
@@ -400,6 +402,7 @@ def test_spreads_by_hand():
     assert backwards == pytest.approx([0.0, math.sqrt(4 * 0.25 / 3)])
 
 
+@pytest.mark.slow
 def test_what_is_tried_survives(tmp_path):
     rows = faults.main(["tiny", "--damages", "12", "--kills", "1", "--out", str(tmp_path)])["rows"]
     assert all(row["survived"] == row["tried"] > 0 for row in rows)
