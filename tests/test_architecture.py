@@ -116,24 +116,27 @@ def test_no_test_file_imports_another(path):
     assert not [part for part in parts if part.startswith("test_") or part == "conftest"]
 
 
-def imported_by(statement: str) -> subprocess.CompletedProcess[str]:
-    script = f"{statement}\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
+@pytest.fixture(scope="module")
+def imported():
+    """What a process says that imports the library, and then what it has loaded and whether anything was drawn."""
+    script = """
+import sys, torch
+before = torch.get_rng_state()
+import dbn, dbn.plots, dbn.mlp
+sys.stderr.write(" ".join([str(torch.equal(before, torch.get_rng_state())), *sys.modules]))
+"""
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
 
 
-def test_import_prints_nothing_and_loads_neither_torchvision_nor_matplotlib():
-    done = imported_by("import dbn, dbn.plots, dbn.mlp")
-    assert done.stdout == ""
-    loaded = {name.split(".")[0] for name in done.stderr.split()}
+def test_import_prints_nothing_and_loads_neither_torchvision_nor_matplotlib(imported):
+    assert imported.stdout == ""
+    loaded = {name.split(".")[0] for name in imported.stderr.split()}
     assert loaded >= {"dbn", "torch"}
     assert not loaded & {"torchvision", "matplotlib", "sklearn", "experiments", "pytest"}
 
 
-def test_import_draws_and_seeds_nothing():
-    done = imported_by(
-        "import torch; a = torch.get_rng_state(); import dbn; print(torch.equal(a, torch.get_rng_state()))"
-    )
-    assert done.stdout == "True\n"
+def test_import_draws_and_seeds_nothing(imported):
+    assert imported.stderr.split()[0] == "True"
 
 
 def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
