@@ -99,7 +99,9 @@ class Digits:
         self.train, self.test = small(split.train)[:rows], small(split.test)[:500]
 
 
-@pytest.mark.parametrize("estimator", [lambda: CD(1), lambda: PCD(50)], ids=["CD", "PCD"])
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(lambda: CD(1), marks=pytest.mark.slow, id="CD"), pytest.param(lambda: PCD(50), id="PCD")]
+)
 def test_rounded_products_train_machines_as_likely(estimator):
     digits, mode = Digits(), Rounded(TF32)
     plain, other = likelihoods(digits, estimator), likelihoods(digits, estimator, mode)

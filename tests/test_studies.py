@@ -82,6 +82,7 @@ def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypa
         labels.main(["tiny", "--epochs", "3", "--out", str(out)])
 
 
+@pytest.mark.slow
 def test_depth_is_studied_with_every_activation(tmp_path):
     content = depth.main(["tiny", "--out", str(tmp_path)])
     arms = checked(content, tmp_path / "depth.json")
@@ -109,6 +110,7 @@ def test_a_start_that_never_trains_is_said_to_as_far_as_was_tried(first, words):
     assert depth.table(arms, trained=20.0).splitlines()[2].split("|")[-2].strip() == words
 
 
+@pytest.mark.slow
 def test_dropout_is_tuned_apart_from_what_has_none(tmp_path):
     arms = checked(dropout.main(["tiny", "--out", str(tmp_path)]), tmp_path / "dropout.json")
     assert [(arm["group"], arm["start"], arm["setting"]) for arm in arms] == [
