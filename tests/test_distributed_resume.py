@@ -15,6 +15,7 @@ from experiments.survival import equal, work
 from tests.support.interruptions import Broken, breaking
 from tests.support.oracles import generator
 from tests.support.ranks import X, Y, furthest, numbers
+from tests.support.selection import slow_but_for
 
 QUIET = {"progress": False, "seed": 3}
 
@@ -51,7 +52,16 @@ def broken_and_whole(many, run, folder, how):
     raise AssertionError("no attempt comes any further")
 
 
-@pytest.mark.parametrize("estimator", [CD(1), PCD(31), FastPCD(31), ParallelTempering(31, 3)], ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pytest.param(CD(1), marks=pytest.mark.slow),
+        PCD(31),
+        pytest.param(FastPCD(31), marks=pytest.mark.slow),
+        ParallelTempering(31, 3),
+    ],
+    ids=str,
+)
 def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
     broken, whole = broken_and_whole(two, pretrained, tmp_path, estimator)
     for (ours, steps), (theirs, expected) in zip(broken, whole, strict=True):
@@ -59,7 +69,8 @@ def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
         assert steps == expected == [5, 10, 15] * 2
 
 
-@pytest.mark.parametrize("many", ["two", "three"])
+@pytest.mark.xdist_group("ranks")
+@pytest.mark.parametrize("many", slow_but_for(["two"], ["two", "three"]))
 def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, request, tmp_path):
     broken, whole = broken_and_whole(request.getfixturevalue(many), tuned, tmp_path, 0.5)
     for (ours, losses), (theirs, expected) in zip(broken, whole, strict=True):
@@ -92,7 +103,9 @@ def test_fine_tuning_goes_on_by_other_numbers_of_processes(two, three, tmp_path)
     assert furthest(ours, theirs) < 1e-12
 
 
-@pytest.mark.parametrize("estimator", [PCD(31), ParallelTempering(31, 3)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [PCD(31), pytest.param(ParallelTempering(31, 3), marks=pytest.mark.slow)], ids=str
+)
 def test_all_chains_go_on_by_other_numbers_of_processes(two, three, estimator, tmp_path):
     (ours, steps), (same, _) = in_turn(pretrained, tmp_path, estimator, two, three)
     assert steps == [5, 10, 15] * 2

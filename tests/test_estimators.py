@@ -9,6 +9,7 @@ from dbn.rbm import Phase
 from dbn.training import train
 from tests.support.lessons import EXAMPLES, LESSONS, centred_teacher, kl_from, lesson_machine
 from tests.support.oracles import PAIRS, draw, generator, log_likelihood, machine, rows, visible_probabilities
+from tests.support.selection import slow_but_for
 
 close = torch.testing.assert_close
 CHAINS, BLOCKS = 20_000, 50
@@ -86,7 +87,7 @@ def assert_unbiased(rbm, estimator):
         assert bool(((block.mean(0) - slope).abs() <= 5 * block.std(0) / BLOCKS**0.5).all()), name
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("name", slow_but_for(UNBIASED.keys() - {"tempering"}, UNBIASED))
 @pytest.mark.parametrize("pair", LEARNABLE)
 def test_long_chains_give_the_gradient_of_the_likelihood(pair, name):
     assert_unbiased(sizable(pair), UNBIASED[name]())
@@ -145,7 +146,7 @@ def assert_learns(estimator, lesson):
     assert kl_from(teacher, student) < bound, "taught"
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("lesson", slow_but_for(LESSONS[:1], LESSONS))
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -154,7 +155,7 @@ def assert_learns(estimator, lesson):
         PCD(100),
         PCD(100, start="data"),
         FastPCD(100, rate=0.05),
-        ParallelTempering(100, 3),
+        pytest.param(ParallelTempering(100, 3), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -162,7 +163,7 @@ def test_a_student_learns_the_teacher(lesson, estimator):
     assert_learns(estimator, lesson)
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("lesson", slow_but_for(LESSONS[:1], LESSONS))
 def test_a_student_of_stale_pairs_does_not(lesson):
     with pytest.raises(AssertionError, match="taught"):
         assert_learns(StalePairing(100), lesson)

@@ -294,6 +294,7 @@ def test_annealing_is_held_against_enumeration_and_drawn(tmp_path):
     assert is_png(tmp_path / "ais.png")
 
 
+@pytest.mark.slow
 def test_a_second_machine_starts_from_the_bound_that_is_the_first_ones_likelihood(tmp_path):
     rows = bound.main(["tiny", "--temperatures", "300", "--samples", "20", "--out", str(tmp_path)])["rows"]
     alone, before, *_ = rows

@@ -30,7 +30,7 @@ def _hasty(monkeypatch):
 
 
 HERE = [source for source in SOURCES if "workers" not in source]
-FAST = ["memmap", "loader, own generator, noisy", "loader, batch sampler"]
+FAST = ["memmap", "loader, own generator, noisy"]
 
 
 @pytest.mark.parametrize("often", slow_but_for([True], [True, False]))
@@ -172,6 +172,7 @@ train(RBM(6, 4, seed=0), loader, epochs=50, record_every=20, monitor_rows=10, ca
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
 def test_a_signal_to_the_group_saves_although_the_workers_of_a_loader_die(tmp_path):
     command = [sys.executable, "-c", _IN_A_GROUP, str(tmp_path)]

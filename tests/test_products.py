@@ -99,9 +99,8 @@ class Digits:
         self.train, self.test = small(split.train)[:rows], small(split.test)[:500]
 
 
-@pytest.mark.parametrize(
-    "estimator", [pytest.param(lambda: CD(1), marks=pytest.mark.slow, id="CD"), pytest.param(lambda: PCD(50), id="PCD")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", [lambda: CD(1), lambda: PCD(50)], ids=["CD", "PCD"])
 def test_rounded_products_train_machines_as_likely(estimator):
     digits, mode = Digits(), Rounded(TF32)
     plain, other = likelihoods(digits, estimator), likelihoods(digits, estimator, mode)
@@ -112,6 +111,7 @@ def test_rounded_products_train_machines_as_likely(estimator):
     assert not torch.equal(plain, other)
 
 
+@pytest.mark.slow
 def test_products_of_three_bits_are_seen_to_be_worse():
     digits = Digits(rows=500)
     plain, other = likelihoods(digits, lambda: PCD(50)), likelihoods(digits, lambda: PCD(50), Rounded(2))
