@@ -36,6 +36,7 @@ def by_labels(tmp_path_factory):
     return out, labels.main(["tiny", "--out", str(out)])
 
 
+@pytest.mark.slow
 def test_labels_are_studied_in_the_agreed_format(by_labels):
     out, content = by_labels
     arms = checked(content, out / "labels.json")
@@ -49,6 +50,7 @@ def test_labels_are_studied_in_the_agreed_format(by_labels):
     assert "\\* best start without pretraining" in (out / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_many_labels_choose_from_what_was_best_with_fewer(by_labels):
     few, many = (next(arm for arm in by_labels[1]["arms"] if arm["labels"] == count) for count in (50, 4167))
     assert len(few["tried"]) == 3
@@ -57,6 +59,7 @@ def test_many_labels_choose_from_what_was_best_with_fewer(by_labels):
     assert len(many["kept"]) == 1
 
 
+@pytest.mark.slow
 def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels, tmp_path):
     out, content = by_labels
     assert {arm["labelled_rows"] for arm in content["arms"]} == {50, 5000}
@@ -69,6 +72,7 @@ def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels
     assert all(list(map(int, arm["refit"]["validation_error"])) == [2, 3] for arm in many)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypatch):
     out, content = by_labels
     (out / "arms" / "16_50_dbn.json").unlink()

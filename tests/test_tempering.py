@@ -41,6 +41,7 @@ class Uncoupled(ParallelTempering):
         return v
 
 
+@pytest.mark.slow
 def test_tempering_finds_both_modes_and_gibbs_and_silent_exchanges_do_not():
     tempering = ParallelTempering(200, temperatures=8)
     assert share_above(tempering) == pytest.approx(0.5, abs=0.02)

@@ -9,6 +9,7 @@ from dbn import datasets, finetune
 from experiments import compare
 from experiments.starts import STARTS
 from experiments.together import Together, alike
+from tests.support.selection import slow_but_for
 
 SETTINGS = {"epochs": 4, "batch_size": 20, "learning_rate": 3e-3, "head_learning_rate": 1e-2, "seed": 0}
 
@@ -37,7 +38,7 @@ def test_seeds_with_other_numbers_of_rows_do_not_stand_together():
     assert not alike([*splits(), *splits(labels=100)])
 
 
-@pytest.mark.parametrize("flag", ["--side-by-side", "--no-side-by-side"])
+@pytest.mark.parametrize("flag", slow_but_for(["--side-by-side"], ["--side-by-side", "--no-side-by-side"]))
 def test_a_comparison_has_one_format_either_way(flag, tmp_path):
     content = compare.main(["tiny", "--starts", "he", "dbn", flag, "--out", str(tmp_path)])
     arms = content["arms"]
