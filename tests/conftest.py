@@ -32,22 +32,10 @@ def pytest_configure(config):
     torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
 
 
-#: What costs seconds to set up, and is set up once: all tests that use it go to one worker.
-_COSTLY = {
-    "two": "ranks",
-    "three": "ranks",
-    "comparison": "comparison",
-    "by_labels": "by_labels",
-    "imported": "imported",
-}
-
-
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    for item in items:
-        for fixture in getattr(item, "fixturenames", ()):
-            if fixture in _COSTLY:
-                item.add_marker(pytest.mark.xdist_group(_COSTLY[fixture]))
+    """Tests of several processes come first: one worker does them all, and the other steals from the end."""
+    items.sort(key=lambda item: not {"two", "three"} & set(getattr(item, "fixturenames", ())))
 
 
 def pytest_deselected(items):

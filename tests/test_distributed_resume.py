@@ -69,10 +69,9 @@ def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
         assert steps == expected == [5, 10, 15] * 2
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("many", slow_but_for(["two"], ["two", "three"]))
-def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, request, tmp_path):
-    broken, whole = broken_and_whole(request.getfixturevalue(many), tuned, tmp_path, 0.5)
+def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, two, three, tmp_path):
+    broken, whole = broken_and_whole({"two": two, "three": three}[many], tuned, tmp_path, 0.5)
     for (ours, losses), (theirs, expected) in zip(broken, whole, strict=True):
         assert furthest(ours, theirs) == 0
         assert losses == expected
