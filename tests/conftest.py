@@ -1,6 +1,7 @@
-"""Fixtures that cost something, shared by all tests, and the device that tests of devices run on."""
+"""Fixtures that cost something, shared by all tests, the device that tests of devices run on, and slow tests."""
 
 import importlib
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,13 @@ import dbn.runtime.cuda_graph
 import dbn.training.graphed_update
 from dbn.runtime.checks import choose_device
 from experiments.benchmarking.rank_pool import RankPool
-from tests import recorder
+from tests.support import fake_cuda_graph
+
+# Models are small here, and threads of several workers would wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
+torch.set_num_threads(1)
+
+_SLOW = pytest.StashKey[int]()
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 
@@ -22,7 +29,35 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes seconds by its nature; left out by default, see pyproject.toml")
+    config.stash[_SLOW] = 0
     torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Tests of several processes come first: one worker does them all, and the other steals from the end."""
+    items.sort(key=lambda item: not {"two", "three"} & set(getattr(item, "fixturenames", ())))
+
+
+def pytest_deselected(items):
+    for item in items:
+        item.config.stash[_SLOW] += item.get_closest_marker("slow") is not None
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist tells the main process
+        session.config.workeroutput["slow"] = session.config.stash[_SLOW]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[_SLOW] = max(node.config.stash[_SLOW], getattr(node, "workeroutput", {}).get("slow", 0))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash[_SLOW]:
+        terminalreporter.write_line(f"{count} slow tests left out: run them by -m slow, or all tests by -m ''")
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +93,9 @@ def recording(monkeypatch):
 
     def record(*arguments):
         seen.recordings += 1
-        return recorder.record(*arguments)
+        return fake_cuda_graph.capture(*arguments)
 
-    def replay(tape, original=recorder.Tape.replay):
+    def replay(tape, original=fake_cuda_graph.Tape.replay):
         seen.replays += 1
         original(tape)
 
@@ -68,7 +103,7 @@ def recording(monkeypatch):
         for module in (dbn.training.graphed_update, dbn.finetuning.graphed_step, annealing):
             monkeypatch.setattr(module, "can_capture", lambda device: True)
         monkeypatch.setattr(dbn.runtime.cuda_graph, "capture", record)
-        monkeypatch.setattr(recorder.Tape, "replay", replay)
+        monkeypatch.setattr(fake_cuda_graph.Tape, "replay", replay)
         return seen
 
     return turn_on

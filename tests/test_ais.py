@@ -9,16 +9,18 @@ import torch
 
 from dbn import Bernoulli, NoisyReLU, ais, exact_log_partition, log_likelihood, reverse_ais
 from dbn.rbm import RBM
-from tests.machines import HALF_ENUMERABLE_PAIRS, brute_log_partition, generator, machine, visible_probabilities
+from tests.support.oracles import (
+    HALF_ENUMERABLE_PAIRS,
+    brute_log_partition,
+    generator,
+    machine,
+    standard_error,
+    visible_probabilities,
+)
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 
 CHAINS = 400
-
-
-def standard_error(estimate) -> float:
-    """Standard error of log Ẑ: the relative one of Ẑ."""
-    return math.sqrt((estimate.chains / estimate.ess - 1) / estimate.chains) + 1e-9
 
 
 @pytest.mark.parametrize(("visible", "hidden"), HALF_ENUMERABLE_PAIRS)

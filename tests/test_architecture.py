@@ -12,6 +12,7 @@ import dbn
 
 HOUSE = Path(dbn.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 
 #: Every module of the library, and the modules of the library that it may import. Leaves know no model.
 RANKS = {
@@ -46,15 +47,15 @@ def module_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it; `from dbn import x` counts as dbn.x."""
+    """Full names of the modules that a file imports, anywhere in it; `from dbn import x` is dbn.x, as of tests."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
-            whole = node.module == "dbn"
-            found |= {f"dbn.{alias.name}" for alias in node.names} if whole else {str(node.module)}
+            whole = node.module in ("dbn", "tests")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if whole else {str(node.module)}
     return found
 
 
@@ -88,24 +89,33 @@ def test_the_library_knows_nothing_of_experiments_or_tests(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & {"experiments", "tests"}
 
 
-def imported_by(statement: str) -> subprocess.CompletedProcess[str]:
-    script = f"{statement}\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_no_test_file_imports_another(path):
+    parts = {part for name in imports_of(path) for part in name.split(".")}
+    assert not [part for part in parts if part.startswith("test_") or part == "conftest"]
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What a process says that imports the library, and then what it has loaded and whether anything was drawn."""
+    script = """
+import sys, torch
+before = torch.get_rng_state()
+import dbn, dbn.plots, dbn.mlp
+sys.stderr.write(" ".join([str(torch.equal(before, torch.get_rng_state())), *sys.modules]))
+"""
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
 
 
-def test_import_prints_nothing_and_loads_neither_torchvision_nor_matplotlib():
-    done = imported_by("import dbn, dbn.plots, dbn.mlp")
-    assert done.stdout == ""
-    loaded = {name.split(".")[0] for name in done.stderr.split()}
+def test_import_prints_nothing_and_loads_neither_torchvision_nor_matplotlib(imported):
+    assert imported.stdout == ""
+    loaded = {name.split(".")[0] for name in imported.stderr.split()}
     assert loaded >= {"dbn", "torch"}
     assert not loaded & {"torchvision", "matplotlib", "sklearn", "experiments", "pytest"}
 
 
-def test_import_draws_and_seeds_nothing():
-    done = imported_by(
-        "import torch; a = torch.get_rng_state(); import dbn; print(torch.equal(a, torch.get_rng_state()))"
-    )
-    assert done.stdout == "True\n"
+def test_import_draws_and_seeds_nothing(imported):
+    assert imported.stderr.split()[0] == "True"
 
 
 def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

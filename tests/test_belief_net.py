@@ -12,7 +12,7 @@ from dbn.data import open_source
 from dbn.pretraining import CHUNK
 from dbn.rbm import RBM
 from dbn.schedules import linear
-from tests.machines import UNITS, generator, rows, unit, visible_probabilities
+from tests.support.oracles import UNITS, generator, rows, unit, visible_probabilities
 
 QUIET = {"progress": False, "seed": 0}
 STACKS = {

@@ -8,7 +8,8 @@ import torch
 
 from dbn import CD, RBM, LogPartition, ais, bracket, datasets, exact_log_partition, reverse_ais, train
 from dbn.likelihood.bracket import judged
-from tests.machines import (
+from tests.support.oracles import (
+    ENUMERABLE,
     ENUMERABLE_PAIRS,
     brute_log_partition,
     generator,
@@ -17,6 +18,7 @@ from tests.machines import (
     two_modes,
     visible_probabilities,
 )
+from tests.support.selection import slow_but_for
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 
@@ -49,7 +51,7 @@ def test_single_chains_are_too_low_forwards_and_too_high_backwards_on_average(pa
     assert float(backward.mean() - forward.mean()) > 0
 
 
-@pytest.mark.parametrize("pair", ENUMERABLE_PAIRS)
+@pytest.mark.parametrize("pair", slow_but_for(zip(ENUMERABLE, reversed(ENUMERABLE), strict=True), ENUMERABLE_PAIRS))
 def test_both_are_within_a_twentieth_of_a_nat_on_trained_machines(pair):
     rbm = machine(*pair, scale=0.3, seed=1)
     settings = {"epochs": 20, "learning_rate": 0.1, "progress": False, "seed": 0}
@@ -118,6 +120,7 @@ def test_samples_and_data_are_left_as_they_are():
         bracket(rbm, data + 5, progress=False)
 
 
+@pytest.mark.slow
 def test_bases_that_agree_at_a_healthy_size_may_be_tens_of_nats_too_low_and_the_verdict_says_so():
     pixels = datasets.load("mnist-sample").train.x
     rbm, estimator = RBM(784, 256, seed=0), CD(1, sample_visible=True)

@@ -8,7 +8,7 @@ import torch
 import dbn.training.chain_gap as gap_module
 from dbn import CD, PCD, RBM, Bernoulli, FastPCD, ParallelTempering, ReLU, Spin, distributed, train
 from dbn.training.chain_gap import chain_gap
-from tests.machines import PAIRS, draw, generator, machine, rows, states
+from tests.support.oracles import PAIRS, draw, generator, machine, rows, states
 
 QUIET = {"progress": False, "seed": 0}
 CHAINED = [PCD(20), PCD(20, start="data"), FastPCD(20), ParallelTempering(20, 3)]

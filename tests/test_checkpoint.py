@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import dbn
 from dbn import DBN, RBM, Bernoulli
 from dbn.runtime import checkpoint
-from tests.machines import UNITS, machine
+from tests.support.oracles import UNITS, machine
 
 OBJECTS = {"kind": "numbers", "values": torch.arange(5), "nested": {"list": [1, 2.5, "three"], "none": None}}
 RAN: list[str] = []

@@ -10,14 +10,7 @@ import torch
 
 from dbn.datasets import DataSplit, Samples, load
 from experiments.data.make_mnist_sample import write
-
-
-def rows(x: torch.Tensor) -> set[bytes]:
-    return {row.tobytes() for row in x.numpy()}
-
-
-def counts(y: torch.Tensor) -> torch.Tensor:
-    return y[y >= 0].bincount()
+from tests.support.splits import counts, rows
 
 
 def is_even(y: torch.Tensor) -> bool:

@@ -16,7 +16,7 @@ import pytest
 
 from dbn import datasets
 from dbn.datasets import DownloadError, data_folder, load
-from tests.test_datasets import counts, rows
+from tests.support.splits import counts, rows
 
 # ---- sets by way of torchvision
 

@@ -11,10 +11,21 @@ from dbn import CD, PCD, FastPCD, ParallelTempering, evaluate, exact_log_partiti
 from dbn.rbm import RBM
 from dbn.runtime.checks import choose_device
 from dbn.schedules import switch
-from tests.devices import ESTIMATORS, LABELS, QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on, same
-from tests.machines import PAIRS, UNITS, generator, machine, rows, unit
-from tests.test_training import CONTAINERS
-from tests.test_units import assert_moments, mild_field
+from tests.support.binary_rows import CONTAINERS
+from tests.support.device_checks import (
+    ESTIMATORS,
+    LABELS,
+    QUIET,
+    ROWS,
+    assert_alike,
+    assert_close,
+    assert_sound,
+    numbers,
+    on,
+    same,
+)
+from tests.support.oracles import PAIRS, UNITS, assert_moments, generator, machine, mild_field, rows, unit
+from tests.support.selection import slow_but_for
 
 WITH_NOISY = [("noisy", kind) for kind in (*UNITS, "noisy")] + [(kind, "noisy") for kind in UNITS]
 MANY_CHAINS = {
@@ -89,7 +100,7 @@ def two_modes(n):
     return ((common < 0.5) ^ (flips < 0.1)).float()
 
 
-@pytest.mark.parametrize("name", MANY_CHAINS)
+@pytest.mark.parametrize("name", slow_but_for(["PCD"], MANY_CHAINS))
 def test_machines_are_as_likely_as_those_of_the_cpu(name, device):
     theirs = likelihoods(name, "cpu", range(10, 20))
     assert_alike(likelihoods(name, device, range(10)), theirs)

@@ -17,18 +17,18 @@ from dbn import (
     train,
 )
 from dbn.rbm import RBM
-from tests.devices import QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on
-from tests.machines import (
+from tests.support.device_checks import QUIET, ROWS, assert_alike, assert_close, assert_sound, numbers, on
+from tests.support.oracles import (
     ENUMERABLE_PAIRS,
     HALF_ENUMERABLE_PAIRS,
     assert_distributed,
     draw,
     machine,
     rows,
+    stack_of,
+    standard_error,
     visible_probabilities,
 )
-from tests.test_ais import standard_error
-from tests.test_evidence import stack_of
 
 
 @pytest.mark.parametrize(("visible", "hidden"), ENUMERABLE_PAIRS)

@@ -7,7 +7,7 @@ import torch
 
 from dbn import DBN, evaluate, initialise, predict
 from dbn.initialisation import SCHEMES
-from tests.devices import LABELS, ROWS, assert_close, assert_sound, numbers, pretrained, same, tuned
+from tests.support.device_checks import LABELS, ROWS, assert_close, assert_sound, numbers, pretrained, same, tuned
 
 RECIPES = [{}, {"upward": "samples", "binarise": "sample", "centring": 0.01, "average_from": 1}, {"cache_bytes": 0}]
 

@@ -5,9 +5,9 @@ import torch
 
 from dbn import DBN, train
 from dbn.rbm import RBM
-from tests.devices import ESTIMATORS, QUIET, ROWS, assert_sound, numbers, pretrained, same, tuned
-from tests.machines import UNITS, machine
-from tests.test_distributed_resume import Broken, breaking
+from tests.support.device_checks import ESTIMATORS, QUIET, ROWS, assert_sound, numbers, pretrained, same, tuned
+from tests.support.interruptions import Broken, breaking
+from tests.support.oracles import UNITS, machine
 
 
 @pytest.fixture(autouse=True)

@@ -4,23 +4,9 @@ import pytest
 import torch
 
 from dbn import (
-    CD,
     distributed,
 )
-from tests.machines import generator
-
-X = torch.rand(402, 12, generator=generator(1))
-Y = (X[:, :4].sum(1) > 2).long()
-QUIET = {"progress": False, "seed": 3}
-MEANS = CD(1, mean_field=True)
-
-
-def numbers(module):
-    return [value.detach().clone() for value in module.parameters()]
-
-
-def furthest(ours, theirs):
-    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+from tests.support.oracles import generator
 
 
 def test_one_process_is_alone_and_changes_nothing():

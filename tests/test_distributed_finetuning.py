@@ -10,7 +10,7 @@ from dbn import (
     distributed,
     finetune,
 )
-from tests.test_distributed import QUIET, X, Y, furthest, numbers
+from tests.support.ranks import QUIET, X, Y, furthest, numbers
 
 
 def tuned(network, optimiser, **settings):

@@ -19,9 +19,10 @@ from dbn import (
     train,
 )
 from dbn.rbm import RBM
-from tests.machines import draw, generator, machine, visible_probabilities
-from tests.test_distributed import MEANS, QUIET, X, Y, furthest, numbers
-from tests.test_estimators import EXAMPLES, LESSONS, centred_teacher, kl_from, lesson_machine
+from tests.support.lessons import EXAMPLES, LESSONS, centred_teacher, kl_from, lesson_machine
+from tests.support.oracles import draw, generator, machine, visible_probabilities
+from tests.support.ranks import MEANS, QUIET, X, Y, furthest, numbers
+from tests.support.selection import slow_but_for
 
 
 def container(kind, folder):
@@ -63,7 +64,7 @@ def assert_as_one(many, one, within=1e-12):
         assert mine == pytest.approx(its, abs=100 * within)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", slow_but_for(["plain", "clipped"], RECIPES))
 def test_two_processes_with_half_the_batch_learn_as_one(two, recipe, tmp_path):
     assert_as_one(two(by_means, "tensor", tmp_path, recipe), by_means("tensor", tmp_path, recipe))
 
@@ -82,12 +83,12 @@ def test_in_single_precision_they_part_by_rounding(two):
     assert 0 < furthest(ours, theirs) < 1e-6
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", slow_but_for(["centred", "held back", "averaged"], RECIPES))
 def test_three_of_which_one_has_no_row_at_times_do_too(three, recipe, tmp_path):
     assert_as_one(three(by_means, "tensor", tmp_path, recipe), by_means("tensor", tmp_path, recipe))
 
 
-@pytest.mark.parametrize("kind", ["memmap", "dataset", "loader"])
+@pytest.mark.parametrize("kind", slow_but_for(["loader"], ["memmap", "dataset", "loader"]))
 def test_every_container_is_split(three, kind, tmp_path):
     assert_as_one(three(by_means, kind, tmp_path, "plain"), by_means(kind, tmp_path, "plain"))
 
@@ -123,7 +124,7 @@ def stacked(estimator):
     return numbers(stack), [[{**record, "seconds": 0} for record in history] for history in histories]
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", slow_but_for(["PCD", "tempering"], ESTIMATORS))
 def test_samples_leave_all_processes_with_the_same_stack(three, estimator):
     (first, records), *others = three(stacked, estimator)
     for parameters, found in others:
@@ -155,6 +156,7 @@ def taught(seed):
     return kl_from(teacher, student)
 
 
+@pytest.mark.slow
 def test_students_of_two_processes_are_as_near_to_the_teacher(two):
     """Of 5 seeds each; the difference of the means within 3 standard errors."""
     both = torch.tensor([two(taught, seed)[0] for seed in range(5)])

@@ -14,8 +14,8 @@ from dbn import (
     train,
 )
 from dbn.rbm import RBM
-from tests.machines import machine, rows
-from tests.test_distributed import QUIET, X, furthest, numbers
+from tests.support.oracles import machine, rows
+from tests.support.ranks import QUIET, X, furthest, numbers
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 

@@ -10,17 +10,14 @@ from torch import nn
 
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, distributed, finetune, initialise
 from dbn.runtime.checkpoint import load
-from dbn.runtime.checkpoint_manager import CheckpointManager
 from experiments.fault_injection.kill_and_resume import equal, work
 from experiments.fault_injection.kill_rank import kill_one, start
-from tests.machines import generator
-from tests.test_distributed import X, Y, furthest, numbers
+from tests.support.interruptions import Broken, breaking
+from tests.support.oracles import generator
+from tests.support.ranks import X, Y, furthest, numbers
+from tests.support.selection import slow_but_for
 
 QUIET = {"progress": False, "seed": 3}
-
-
-class Broken(Exception):
-    """What breaks a run off."""
 
 
 def pretrained(folder, estimator, saves, every):
@@ -44,27 +41,6 @@ def tuned(folder, dropout, saves, every):
     return numbers(network), [record["loss"] for record in history]
 
 
-class breaking:
-    """Let a run break off at its n-th save, on all processes at once."""
-
-    def __init__(self, saves):
-        self.saves, self.original = saves, CheckpointManager.save
-
-    def __enter__(self):
-        count = [0]
-
-        def counted(keeper, picture):
-            self.original(keeper, picture)
-            count[0] += picture is not None
-            if count[0] == self.saves:
-                raise Broken
-
-        CheckpointManager.save = counted if self.saves else self.original
-
-    def __exit__(self, *_):
-        CheckpointManager.save = self.original
-
-
 def broken_and_whole(many, run, folder, how):
     """The result of a run that is broken off every four saves, and of one that is not."""
     for _ in range(50):
@@ -76,7 +52,16 @@ def broken_and_whole(many, run, folder, how):
     raise AssertionError("no attempt comes any further")
 
 
-@pytest.mark.parametrize("estimator", [CD(1), PCD(31), FastPCD(31), ParallelTempering(31, 3)], ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pytest.param(CD(1), marks=pytest.mark.slow),
+        PCD(31),
+        pytest.param(FastPCD(31), marks=pytest.mark.slow),
+        ParallelTempering(31, 3),
+    ],
+    ids=str,
+)
 def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
     broken, whole = broken_and_whole(two, pretrained, tmp_path, estimator)
     for (ours, steps), (theirs, expected) in zip(broken, whole, strict=True):
@@ -84,9 +69,9 @@ def test_pretraining_by_two_goes_on_to_the_same_bits(two, estimator, tmp_path):
         assert steps == expected == [5, 10, 15] * 2
 
 
-@pytest.mark.parametrize("many", ["two", "three"])
-def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, request, tmp_path):
-    broken, whole = broken_and_whole(request.getfixturevalue(many), tuned, tmp_path, 0.5)
+@pytest.mark.parametrize("many", slow_but_for(["two"], ["two", "three"]))
+def test_fine_tuning_by_several_goes_on_to_the_same_bits(many, two, three, tmp_path):
+    broken, whole = broken_and_whole({"two": two, "three": three}[many], tuned, tmp_path, 0.5)
     for (ours, losses), (theirs, expected) in zip(broken, whole, strict=True):
         assert furthest(ours, theirs) == 0
         assert losses == expected
@@ -117,7 +102,9 @@ def test_fine_tuning_goes_on_by_other_numbers_of_processes(two, three, tmp_path)
     assert furthest(ours, theirs) < 1e-12
 
 
-@pytest.mark.parametrize("estimator", [PCD(31), ParallelTempering(31, 3)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [PCD(31), pytest.param(ParallelTempering(31, 3), marks=pytest.mark.slow)], ids=str
+)
 def test_all_chains_go_on_by_other_numbers_of_processes(two, three, estimator, tmp_path):
     (ours, steps), (same, _) = in_turn(pretrained, tmp_path, estimator, two, three)
     assert steps == [5, 10, 15] * 2
@@ -202,6 +189,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
     assert 0 < picture["run"]["step"] < 15
 
 
+@pytest.mark.slow
 def test_torchrun_brings_a_run_to_its_end_when_a_process_is_killed(two, tmp_path):
     run = start(tmp_path / "killed", tmp_path / "killed.pt")
     kill_one(run, tmp_path / "killed" / "pretrain", random.Random(0))

@@ -6,7 +6,7 @@ from torch import nn
 
 from dbn import DBN, PCD, DivergenceError, FastPCD, Gaussian, NoisyReLU, finetune, train
 from dbn.rbm import RBM
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 0}
 ROWS = torch.randn(300, 6, generator=generator())

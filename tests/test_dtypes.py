@@ -10,7 +10,7 @@ from torch.func import jacfwd, jvp
 
 import dbn
 from dbn import CD, DBN, PCD, RBM, Bernoulli, Categorical, FastPCD, Gaussian, Joint, ParallelTempering, ReLU, Spin
-from tests.machines import UNITS, generator, unit
+from tests.support.oracles import UNITS, generator, unit
 
 HOUSE = Path(dbn.__file__).parent
 QUIET = {"progress": False, "seed": 0}

@@ -17,19 +17,12 @@ from experiments.study.initialisations import STARTS
 from experiments.study.records import launch, mean_sd, paired_interval
 from experiments.study.signal_propagation import spreads
 from experiments.study.tables import conclusion, labelled, table
+from tests.support.results import is_png, written
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
 
 HINTON_KEYS = ("hinton_2006_pretrain_seconds", "hinton_2006_pretrain_seconds_float32")
-
-
-def written(folder):
-    return {path.name for path in folder.iterdir()}
-
-
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_pretrain_saves_a_stack_its_log_and_its_pictures(tmp_path, capsys):
@@ -200,6 +193,7 @@ def test_budget_gives_few_labels_more_epochs(rows, batch_size, epochs):
     assert (budget.batch_size, budget.epochs, budget.repeats) == (batch_size, epochs, 1)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_part_and_says_what_it_skips(tmp_path, monkeypatch):
     def missing(x, hidden):
         raise ImportError("no module named peer")
@@ -264,6 +258,7 @@ def test_wide_machines_are_measured_by_a_bracket(tmp_path):
     assert isinstance(arm["trusted"], bool)
 
 
+@pytest.mark.slow
 def test_estimators_are_compared_at_equal_time_too(tmp_path):
     names = ["PCD", "CD-25", "FastPCD", "tempering", "CD-uncentred"]
     options = ["--equal", "time", "--seeds", "1", "--epochs", "4", "--gibbs-steps", "1", "--rates", "0.05", "0.01"]
@@ -291,6 +286,7 @@ def test_annealing_is_held_against_enumeration_and_drawn(tmp_path):
     assert is_png(tmp_path / "ais.png")
 
 
+@pytest.mark.slow
 def test_a_second_machine_starts_from_the_bound_that_is_the_first_ones_likelihood(tmp_path):
     rows = bound.main(["tiny", "--temperatures", "300", "--samples", "20", "--out", str(tmp_path)])["rows"]
     alone, before, *_ = rows
@@ -399,6 +395,7 @@ def test_spreads_by_hand():
     assert backwards == pytest.approx([0.0, math.sqrt(4 * 0.25 / 3)])
 
 
+@pytest.mark.slow
 def test_what_is_tried_survives(tmp_path):
     rows = faults.main(["tiny", "--damages", "12", "--kills", "1", "--out", str(tmp_path)])["rows"]
     assert all(row["survived"] == row["tried"] > 0 for row in rows)

@@ -3,11 +3,12 @@
 import pytest
 
 from experiments import compare, likelihood, pretrain, scaling
-from tests.test_experiments import is_png, written
+from tests.support.results import is_png, written
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
 
 
+@pytest.mark.slow
 def test_several_processes_do_what_one_does_and_write_once(two, tmp_path):
     starts = ["--starts", "he", "dbn"]
     contents = two(compare.main, ["tiny", *starts, "--out", str(tmp_path / "a")])
@@ -25,6 +26,7 @@ def test_several_processes_do_what_one_does_and_write_once(two, tmp_path):
     assert ours["environment"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_scaling_is_measured_fitted_and_drawn(tmp_path, capsys):
     content = scaling.main(["tiny", "--out", str(tmp_path)])
     assert [row["processes"] for row in content["rows"]] == [1, 2] * 4

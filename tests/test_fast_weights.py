@@ -6,7 +6,7 @@ import torch
 from dbn import PCD, FastPCD, train
 from dbn.gradient import gradient, phase
 from dbn.rbm import RBM
-from tests.machines import generator, machine, rows, two_modes
+from tests.support.oracles import generator, machine, rows, two_modes
 
 
 def trained(estimator, seed=0):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dbn import DBN, DivergenceError, evaluate, finetune, predict
 from dbn.input_range import known_scale
+from tests.support.selection import slow_but_for
 
 QUIET = {"progress": False, "seed": 0}
 DRAW = torch.Generator().manual_seed(0)
@@ -72,7 +73,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but_for(CASES.keys() - {"conv_loader"}, CASES))
 def test_any_network_learns_from_any_container(case, tmp_path):
     make, data = CASES[case]
     model, (x, y) = make(), data(tmp_path)

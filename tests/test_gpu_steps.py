@@ -20,7 +20,7 @@ from dbn.gradient import Offsets
 from dbn.training import RBMUpdate, TrainOptions
 from dbn.training.graphed_update import GraphedUpdate
 from dbn.units import Bernoulli, ReLU
-from tests.test_recording import ESTIMATORS, LAYERS
+from tests.support.recorded_runs import ESTIMATORS, LAYERS
 
 annealing = importlib.import_module("dbn.likelihood.ais")  # the package has a function of that name
 

@@ -11,7 +11,7 @@ from torch import nn
 from dbn import CD, DBN, PCD, EarlyStopping, Spin, finetune, train
 from dbn.input_range import known_scale
 from dbn.rbm import RBM
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 3}
 ROWS = torch.rand(50, 6, generator=generator(1))

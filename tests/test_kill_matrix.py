@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from dbn import DBN, RBM, finetune, schedules, score_by_ais, train
 from dbn.finetuning.dropout import SeededDropout
 from experiments.fault_injection.kill_matrix import CALLS, SOURCES, Case, kills
+from tests.support.selection import slow_but_for
 
 QUIET = {"progress": False, "seed": 3}
 X = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -28,8 +29,12 @@ def _hasty(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
-@pytest.mark.parametrize("often", [True, False])
-@pytest.mark.parametrize("source", [source for source in SOURCES if "workers" not in source])
+HERE = [source for source in SOURCES if "workers" not in source]
+FAST = ["memmap", "loader, own generator, noisy"]
+
+
+@pytest.mark.parametrize("often", slow_but_for([True], [True, False]))
+@pytest.mark.parametrize("source", slow_but_for(FAST, HERE))
 @pytest.mark.parametrize("call", CALLS)
 def test_a_killed_run_goes_on_to_the_same_bits_and_history(call, source, often, tmp_path):
     assert all(kills(Case(call, source, seeded=True, often=often), 11, tmp_path))
@@ -167,6 +172,7 @@ train(RBM(6, 4, seed=0), loader, epochs=50, record_every=20, monitor_rows=10, ca
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
 def test_a_signal_to_the_group_saves_although_the_workers_of_a_loader_die(tmp_path):
     command = [sys.executable, "-c", _IN_A_GROUP, str(tmp_path)]

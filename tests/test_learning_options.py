@@ -6,7 +6,7 @@ import torch
 from dbn import CD, DBN, PCD, Bernoulli, Gaussian, Spin, exact_log_partition, log_likelihood, train
 from dbn.gradient import Offsets, PhaseBuffers, add_gradient, phase
 from dbn.rbm import RBM
-from tests.machines import PAIRS, draw, generator, machine, rows
+from tests.support.oracles import PAIRS, draw, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
 
@@ -65,7 +65,9 @@ def test_centring_does_not_care_which_value_is_called_one():
     assert flipped_twin(None) > 1e-3
 
 
-@pytest.mark.parametrize("estimator", [lambda: CD(5, sample_visible=True), lambda: PCD(100)])
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(lambda: CD(5, sample_visible=True), marks=pytest.mark.slow), lambda: PCD(100)]
+)
 def test_centred_training_learns(estimator):
     states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
     ones = states.sum(1)

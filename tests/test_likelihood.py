@@ -9,7 +9,7 @@ import torch
 from dbn.likelihood import exact_log_partition, log_likelihood, log_partition_over
 from dbn.rbm import RBM
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
-from tests.machines import (
+from tests.support.oracles import (
     ENUMERABLE,
     ENUMERABLE_PAIRS,
     HALF_ENUMERABLE_PAIRS,

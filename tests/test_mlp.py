@@ -6,7 +6,7 @@ from torch import nn
 
 from dbn import DBN, Bernoulli, Categorical, Gaussian
 from dbn.input_range import known_scale
-from tests.machines import UNITS, generator, rows, unit
+from tests.support.oracles import UNITS, generator, rows, unit
 
 HIDDEN = [*UNITS, "noisy"]
 

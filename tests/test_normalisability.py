@@ -31,7 +31,7 @@ from dbn import (
 from dbn.likelihood.bracket import judged
 from dbn.normalisability import strictly_copositive
 from dbn.rbm import is_improper
-from tests.machines import distribution, generator, machine
+from tests.support.oracles import distribution, generator, machine
 
 QUIET = {"progress": False, "seed": 0}
 

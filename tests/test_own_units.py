@@ -9,7 +9,7 @@ from torch import nn
 import dbn
 from dbn import CD, DBN, PCD, RBM, Bernoulli, Gaussian, Joint, NoisyReLU, ParallelTempering, Unit, train
 from dbn.gradient import gradient, mean_phase, phase
-from tests.machines import generator, machine, rows
+from tests.support.oracles import generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
 

@@ -9,7 +9,7 @@ from dbn import CD, DBN, PCD, NoisyReLU, ParallelTempering, train
 from dbn.gradient import gradient, phase
 from dbn.rbm import RBM
 from dbn.training import RBMUpdate, TrainOptions
-from tests.machines import generator, machine, rows
+from tests.support.oracles import generator, machine, rows
 
 RATE = 0.1
 

@@ -281,6 +281,7 @@ def test_a_damaged_archive_is_refused_and_closed(offset, byte, tmp_path):
 
 
 #: Names whose arguments are not all checked yet: what trains, and what judges networks.
+@pytest.mark.slow
 def test_no_input_of_the_fuzz_is_a_finding(tmp_path, capsys):
     content = fuzz.main(["tiny", "--out", str(tmp_path)])
     assert sum(row["calls"] for row in content["counts"].values()) == 300

@@ -6,7 +6,7 @@ import torch
 from dbn.gradient import Phase, PhaseBuffers, add_gradient, gradient, phase
 from dbn.rbm import RBM
 from dbn.units import Bernoulli, Gaussian, NoisyReLU
-from tests.machines import (
+from tests.support.oracles import (
     ENUMERABLE,
     ENUMERABLE_PAIRS,
     HALF_ENUMERABLE_PAIRS,

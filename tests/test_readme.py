@@ -19,6 +19,7 @@ def test_the_ten_lines_run(capsys):
     assert 0 < float(capsys.readouterr().out) < 0.9
 
 
+@pytest.mark.slow
 def test_the_likelihood_that_one_can_believe_is_the_one_that_is_printed(capsys):
     """To 5 nats: log Z is annealed with 100 temperatures here, and products round otherwise on other processors."""
     exec(CODE[1].replace("temperatures=1000", "temperatures=100, gibbs_steps=100"), {})

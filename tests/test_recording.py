@@ -5,41 +5,21 @@ import weakref
 
 import pytest
 import torch
-from torch import nn
 
 import dbn.finetuning.graphed_step
 import dbn.runtime.cuda_graph
 import dbn.training.graphed_update
-from dbn import CD, PCD, RBM, FastPCD, ParallelTempering, ais, finetune, initialise, reverse_ais, train
+from dbn import CD, PCD, RBM, ais, finetune, reverse_ais, train
 from dbn.gradient import phase
-from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin
-from tests import recorder
-from tests.machines import generator
+from dbn.units import Bernoulli, Joint, ReLU
+from tests.support import fake_cuda_graph
+from tests.support.oracles import generator
+from tests.support.recorded_runs import ESTIMATORS, FULL, LAYERS, X, Y, network, same
 
-ESTIMATORS = {
-    "CD": lambda: CD(2),
-    "samples": lambda: CD(1, sample_visible=True),
-    "means": lambda: CD(1, mean_field=True),
-    "PCD": lambda: PCD(20, steps=2),
-    "PCD from data": lambda: PCD(20, start="data"),
-    "fast weights": lambda: FastPCD(20),
-    "tempering": lambda: ParallelTempering(20, temperatures=4),
-}
-LAYERS = {
-    "bernoulli": lambda: (Bernoulli(12), Bernoulli(7)),
-    "spin": lambda: (Spin(12), Spin(7)),
-    "groups": lambda: (Categorical(12, classes=3), Categorical(6)),
-    "learned": lambda: (Gaussian(12, learned=True), Bernoulli(7)),
-    "noisy": lambda: (Bernoulli(12), NoisyReLU(7)),
-    "joint": lambda: (Joint(Bernoulli(6), Gaussian(6)), Bernoulli(7)),
-}
 OPTIONS = {
     "centring": 0.01, "sparsity_target": 0.1, "l1": 1e-3, "clip": 1.0, "max_norm": 3.0, "weight_decay": 1e-2,
     "learning_rate": lambda epoch: 0.05 / (1 + epoch), "momentum": lambda epoch: min(0.5 + epoch / 10, 0.9),
 }  # fmt: skip
-X = (torch.rand(230, 12, generator=generator()) < 0.3).float()
-Y = torch.randint(0, 4, (230,), generator=generator(1))
-FULL = 4 * 5 - 3  # full batches of 50 in five epochs, but for the first three
 
 
 def trained(estimator, layers=LAYERS["bernoulli"], **options):
@@ -53,11 +33,6 @@ def trained(estimator, layers=LAYERS["bernoulli"], **options):
 def local_rows(units):
     with torch.no_grad():
         return units.sample(torch.zeros(230, units.size, dtype=torch.float64), generator=generator())
-
-
-def same(one, other, within=1e-9):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=within, atol=within, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "options"])
@@ -119,7 +94,9 @@ def test_a_setting_that_is_changed_on_the_way_is_heeded(recording):
 def test_a_run_leaves_no_recording_behind(recording, monkeypatch):
     recording()
     left = weakref.WeakSet()
-    monkeypatch.setattr(recorder.Tape, "undo", lambda tape, undo=recorder.Tape.undo: (left.add(tape), undo(tape)))
+    monkeypatch.setattr(
+        fake_cuda_graph.Tape, "undo", lambda tape, undo=fake_cuda_graph.Tape.undo: (left.add(tape), undo(tape))
+    )
     gc.disable()
     try:
         rbm, model = trained(PCD(20)), network()
@@ -168,11 +145,6 @@ def test_replayed_training_goes_on_from_a_checkpoint_to_the_same_bits(recording,
     other = RBM(12, 7, seed=0)
     train(other, X, estimator=PCD(20), checkpoint=tmp_path, **options)
     torch.testing.assert_close(other.weight, whole.weight, rtol=0, atol=0)
-
-
-def network():
-    parts = (nn.Linear(12, 20, bias=False), nn.BatchNorm1d(20), nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(20, 4))
-    return initialise(nn.Sequential(nn.Dropout(0.1), *parts), "xavier_uniform", seed=0)
 
 
 @pytest.mark.parametrize("base", ["visible_bias", "zeros"])

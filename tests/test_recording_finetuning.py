@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dbn import finetune
-from tests.test_recording import FULL, X, Y, network, same
+from tests.support.recorded_runs import FULL, X, Y, network, same
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import dbn.finetuning.graphed_step
 import dbn.runtime.cuda_graph
 import dbn.training.graphed_update
 from dbn.runtime.cuda_graph import GraphedStep
-from tests.machines import generator
+from tests.support.oracles import generator
 
 
 def replay_of(work, state, draw=None):

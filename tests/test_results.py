@@ -20,7 +20,7 @@ from experiments import (
     likelihood,
     scaling,
 )
-from tests.test_studies import FORMAT
+from tests.support.results import FORMAT
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 

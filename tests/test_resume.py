@@ -14,7 +14,8 @@ from dbn import CD, DBN, PCD, EarlyStopping, FastPCD, Gaussian, ParallelTemperin
 from dbn.rbm import RBM
 from dbn.runtime.checkpoint_manager import CheckpointManager
 from dbn.schedules import linear
-from tests.machines import generator
+from tests.support.oracles import generator
+from tests.support.selection import slow_but_for
 
 QUIET = {"progress": False, "seed": 3}
 ROWS = torch.rand(50, 6, generator=generator(1))
@@ -99,7 +100,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("saves", [1, 5])
+@pytest.mark.parametrize("saves", slow_but_for([5], [1, 5]))
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_goes_on_to_the_same_bits(name, saves, tmp_path, breaking):
     recipe = dict(RECIPES[name])
@@ -118,7 +119,7 @@ def test_training_goes_on_to_the_same_bits(name, saves, tmp_path, breaking):
 
 
 @pytest.mark.parametrize("upward", ["means", "samples"])
-@pytest.mark.parametrize("saves", [1, 4])
+@pytest.mark.parametrize("saves", slow_but_for([4], [1, 4]))
 def test_pretraining_goes_on_in_any_layer_to_the_same_bits(upward, saves, tmp_path, breaking):
     def run(**keeping):
         stack = DBN([6, 5, 6, 3], seed=0)
@@ -163,7 +164,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd", torch.optim.AdamW])
-@pytest.mark.parametrize("saves", [1, 5])
+@pytest.mark.parametrize("saves", slow_but_for([5], [1, 5]))
 def test_finetuning_goes_on_to_the_same_bits(optimiser, saves, tmp_path, breaking):
     def run(**keeping):
         model = DBN([6, 5, 4], seed=0).to_mlp(2, dropout=0.3, seed=0)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 from dbn import PCD, RBM, EarlyStopping, ParallelTempering, finetune, pseudo_log_likelihood, schedules, train
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 0}
 X = (torch.rand(40, 6, generator=generator()) < 0.4).float()

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from dbn import DBN, Categorical, Gaussian, ReLU, Spin, datasets, evaluate, finetune, initialise, predict
 from dbn.input_range import known_scale
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 0}
 LABELS = torch.arange(120) % 3

@@ -6,7 +6,7 @@ import torch
 from dbn import DBN, EarlyStopping, NoisyReLU, log_likelihood, score_by_ais, train
 from dbn.likelihood import exact_log_partition
 from dbn.rbm import RBM
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 0}
 

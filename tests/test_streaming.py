@@ -7,7 +7,7 @@ import dbn.data.opening
 from dbn import DBN, finetune
 from dbn.data import StreamedSource, TensorSource, open_source
 from dbn.data.streaming import fits
-from tests.machines import generator
+from tests.support.oracles import generator
 
 X = (torch.rand(103, 6, generator=generator()) < 0.4).float()
 Y = torch.arange(103) % 3

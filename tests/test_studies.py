@@ -16,28 +16,9 @@ from experiments.study.initialisations import HIDDEN_UNITS, KNOWN, perceptron
 from experiments.study.setting import setting_of, tuned
 from experiments.study.trial import Trial
 from experiments.study.tuning import arm_of, narrowed
+from tests.support.results import FORMAT, is_png
 
 pytest.importorskip("matplotlib", reason="the experiments draw: pip install 'dbn[plots]'")
-
-#: What an arm has in every study, as in `compare`.
-FORMAT = {
-    *(
-        "start",
-        "activation",
-        "architecture",
-        "labels",
-        "labelled_rows",
-        "learning_rate",
-        "head_learning_rate",
-        "setting",
-    ),
-    *("test_error", "validation_error", "validation_curves", "seconds", "commit", "device", "diverged"),
-    *("tried", "kept"),
-}
-
-
-def is_png(path):
-    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def checked(content, path, seeds=2):
@@ -59,6 +40,7 @@ def by_labels(tmp_path_factory):
     return out, labels.main(["tiny", "--out", str(out)])
 
 
+@pytest.mark.slow
 def test_labels_are_studied_in_the_agreed_format(by_labels):
     out, content = by_labels
     arms = checked(content, out / "labels.json")
@@ -72,6 +54,7 @@ def test_labels_are_studied_in_the_agreed_format(by_labels):
     assert "\\* best start without pretraining" in (out / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_many_labels_choose_from_what_was_best_with_fewer(by_labels):
     few, many = (next(arm for arm in by_labels[1]["arms"] if arm["labels"] == count) for count in (50, 4167))
     assert len(few["tried"]) == 3
@@ -80,6 +63,7 @@ def test_many_labels_choose_from_what_was_best_with_fewer(by_labels):
     assert len(many["kept"]) == 1
 
 
+@pytest.mark.slow
 def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels, tmp_path):
     out, content = by_labels
     assert {arm["labelled_rows"] for arm in content["arms"]} == {50, 5000}
@@ -92,6 +76,7 @@ def test_all_labels_are_those_of_the_validation_rows_too_after_a_refit(by_labels
     assert all(list(map(int, arm["refit"]["validation_error"])) == [2, 3] for arm in many)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypatch):
     out, content = by_labels
     (out / "arms" / "16_50_dbn.json").unlink()
@@ -105,6 +90,7 @@ def test_an_interrupted_study_goes_on_from_its_finished_arms(by_labels, monkeypa
         labels.main(["tiny", "--epochs", "3", "--out", str(out)])
 
 
+@pytest.mark.slow
 def test_depth_is_studied_with_every_activation(tmp_path):
     content = depth.main(["tiny", "--out", str(tmp_path)])
     arms = checked(content, tmp_path / "depth.json")
@@ -132,6 +118,7 @@ def test_a_start_that_never_trains_is_said_to_as_far_as_was_tried(first, words):
     assert depth.table(arms, trained=20.0).splitlines()[2].split("|")[-2].strip() == words
 
 
+@pytest.mark.slow
 def test_dropout_is_tuned_apart_from_what_has_none(tmp_path):
     arms = checked(dropout.main(["tiny", "--out", str(tmp_path)]), tmp_path / "dropout.json")
     assert [(arm["group"], arm["start"], arm["setting"]) for arm in arms] == [

@@ -21,7 +21,7 @@ from dbn import (
     train,
 )
 from dbn.training import RBMUpdate, TrainOptions
-from tests.machines import generator, rows
+from tests.support.oracles import generator, rows
 
 QUIET = {"progress": False, "seed": 0}
 
@@ -136,6 +136,7 @@ def test_other_reconstructions_are_means_as_in_hintons_recipe(hidden):
     assert not CD(1, mean_field=True).samples_visible(RBM(6, ReLU(3)))
 
 
+@pytest.mark.slow
 def test_real_units_on_both_sides_keep_a_distribution_by_the_defaults():
     """The smallest eigenvalue of γ_v − W Wᵀ stays positive; with reconstructions of means it does not."""
     draw = generator(3)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dbn import DBN, evaluate, finetune, initialise, predict
-from tests.machines import generator
+from tests.support.oracles import generator
 
 QUIET = {"progress": False, "seed": 0}
 X = torch.randn(240, 12, generator=generator(0))

@@ -6,7 +6,7 @@ import torch
 from dbn import PCD, NoisyReLU, ParallelTempering, train
 from dbn.gradient import phase
 from dbn.rbm import RBM
-from tests.machines import assert_distributed, draw, generator, machine, rows, two_modes, visible_probabilities
+from tests.support.oracles import assert_distributed, draw, generator, machine, rows, two_modes, visible_probabilities
 
 
 @torch.no_grad()
@@ -42,6 +42,7 @@ class Uncoupled(ParallelTempering):
         return v
 
 
+@pytest.mark.slow
 def test_tempering_finds_both_modes_and_gibbs_and_silent_exchanges_do_not():
     tempering = ParallelTempering(200, temperatures=8)
     assert share_above(tempering) == pytest.approx(0.5, abs=0.02)

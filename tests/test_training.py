@@ -3,7 +3,6 @@
 import copy
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,7 +12,8 @@ from dbn.data import TensorSource
 from dbn.gradient import add_gradient, phase
 from dbn.schedules import linear
 from dbn.training import RBMUpdate, TrainOptions
-from tests.machines import UNITS, generator, machine, rows
+from tests.support.binary_rows import CONTAINERS, pixels
+from tests.support.oracles import UNITS, generator, machine, rows
 
 QUIET = {"progress": False, "seed": 0}
 EVERY_UNIT = [*UNITS, "noisy"]
@@ -25,14 +25,6 @@ def _double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def pixels(n=200, width=6, seed=0):
-    """Binary rows whose columns have means between 0.1 and 0.9 and hang together."""
-    draw = generator(seed)
-    common = torch.rand(n, 1, generator=draw) < 0.5
-    means = torch.linspace(0.1, 0.9, width).expand(n, -1)
-    return (torch.rand(n, width, generator=draw) < torch.where(common, means, 1 - means.flip(1))).double()
 
 
 def parameters(rbm):
@@ -272,23 +264,6 @@ def test_the_bar_is_shown_where_wanted(progress, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert ("first machine" in err and "2/2" in err) if progress else err == ""
-
-
-CONTAINERS = {
-    "tensor": lambda x, path: x,
-    "tensor_bool": lambda x, path: x.bool(),
-    "array": lambda x, path: x.numpy(),
-    "array_bytes": lambda x, path: x.numpy().astype(np.uint8),
-    "memmap": lambda x, path: _mapped(x, path),
-    "dataset": lambda x, path: TensorDataset(x),
-    "labelled": lambda x, path: TensorDataset(x, torch.arange(len(x))),
-    "loader": lambda x, path: DataLoader(TensorDataset(x), batch_size=20, shuffle=True, generator=generator()),
-}
-
-
-def _mapped(x, path):
-    np.save(path / "rows.npy", x.numpy())
-    return np.load(path / "rows.npy", mmap_mode="r")
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)

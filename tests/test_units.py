@@ -7,13 +7,15 @@ import torch
 from scipy.special import log_ndtr
 
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit, as_unit, from_config
-from tests.machines import (
+from tests.support.oracles import (
     ENUMERABLE,
     UNITS,
     assert_distributed,
+    assert_moments,
     distribution,
     generator,
     log_base,
+    mild_field,
     moments,
     rows,
     states,
@@ -29,10 +31,6 @@ RECTIFIED_FIELDS = (-100.0, -30.0, -4.01, -3.99, 0.0, 5.0, 20.0)
 def wide_fields(size, dtype=torch.float64):
     """All values of WIDE in every column, in different orders: (n, size)."""
     return torch.stack([torch.tensor(WIDE, dtype=dtype).roll(3 * column) for column in range(size)], 1)
-
-
-def mild_field(size, seed=0):
-    return torch.empty(size, dtype=torch.float64).normal_(generator=generator(seed))
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -119,21 +117,6 @@ def test_batch_dimensions_are_kept(name):
     assert units.log_partition(field).shape == units.log_base(field).shape == (2, 3)
     assert units.mean(field).shape == units.sample(field, generator=generator()).shape == field.shape
     torch.testing.assert_close(units.log_partition(field)[1, 2], units.log_partition(field[1, 2]))
-
-
-def assert_moments(units, field, x):
-    """Law: rows of x have the mean and variance of theory at `field`, and no correlation between independent columns,
-    within 5 standard errors."""
-    mean, variance, fourth = moments(units, field.double())
-    n = len(x)
-    assert bool(((x.double().mean(0) - mean).abs() <= 5 * (variance / n).sqrt()).all()), "mean"
-    spread = x.double().var(0)
-    error = ((fourth - variance.square()).clamp(min=0) / n).sqrt() + variance / n
-    assert bool(((spread - variance).abs() <= 5 * error).all()), "variance"
-    if units.size > 1 and not isinstance(units, Categorical | Joint):
-        products = torch.cov(((x.double() - mean) / variance.sqrt()).T, correction=0)
-        off = products - products.diag().diag()
-        assert bool((off.abs() <= 5.5 / n**0.5).all()), "columns"
 
 
 @pytest.mark.parametrize("name", SAMPLED)

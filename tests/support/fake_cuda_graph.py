@@ -59,7 +59,7 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record(work: Callable[[], None], generator: Generator, stream: object) -> Tape:
+def capture(work: Callable[[], None], generator: Generator, stream: object) -> Tape:
     """In place of `dbn.runtime.cuda_graph.capture`."""
     tape, drawing = Tape(), generator.get_state()
     with tape:

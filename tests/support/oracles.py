@@ -1,12 +1,14 @@
 """Small machines in float64, and their exact answers by enumeration and quadrature without the library's formulae."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dbn.belief_net import DBN
 from dbn.rbm import RBM
 from dbn.units import Bernoulli, Categorical, Gaussian, Joint, NoisyReLU, ReLU, Spin, Unit
 
@@ -46,6 +48,14 @@ def machine(visible: str | Unit, hidden: str | Unit, *, scale: float = 0.3, seed
         for parameter in (rbm.weight, rbm.visible_bias, rbm.hidden_bias):
             parameter.normal_(0, scale, generator=draw)
     return rbm
+
+
+def stack_of(*names, scale=0.8):
+    """A stack with random parameters, in float64."""
+    stack = DBN([unit(name) for name in names]).double()
+    for place, rbm in enumerate(stack.layers):
+        rbm.load_state_dict(machine(rbm.visible, rbm.hidden, scale=scale, seed=place).state_dict())
+    return stack
 
 
 def two_modes() -> RBM:
@@ -122,6 +132,10 @@ def log_integral_over_visible(rbm: RBM, h: Tensor) -> Tensor:
                         for row, field in zip(h, rbm.visible_field(h).detach(), strict=True)])  # fmt: skip
 
 
+def mild_field(size, seed=0):
+    return torch.empty(size, dtype=torch.float64).normal_(generator=generator(seed))
+
+
 def states(units: Unit) -> Tensor:
     """All joint states of units that have finitely many, in an order of this module's own."""
     return measure(units, torch.zeros(units.size, dtype=torch.float64))[0]
@@ -151,6 +165,11 @@ def log_likelihood(rbm: RBM, x: Tensor) -> Tensor:
     return -rbm.free_energy(x).mean() - log_partition
 
 
+def standard_error(estimate) -> float:
+    """Standard error of log Ẑ: the relative one of Ẑ."""
+    return math.sqrt((estimate.chains / estimate.ess - 1) / estimate.chains) + 1e-9
+
+
 def draw(points: Tensor, p: Tensor, n: int, seed: int = 0) -> Tensor:
     """n independent exact draws of the points: (n, size)."""
     return points[torch.multinomial(p, n, replacement=True, generator=generator(seed))]
@@ -162,6 +181,21 @@ def assert_distributed(x: Tensor, points: Tensor, p: Tensor) -> None:
     assert bool((same.sum(1) == 1).all()), "a row is none of the states"
     variation = (same.double().mean(0) - p).abs().sum() / 2
     assert variation < 4 * (p * (1 - p) / len(x)).sqrt().sum() / 2
+
+
+def assert_moments(units, field, x):
+    """Law: rows of x have the mean and variance of theory at `field`, and no correlation between independent columns,
+    within 5 standard errors."""
+    mean, variance, fourth = moments(units, field.double())
+    n = len(x)
+    assert bool(((x.double().mean(0) - mean).abs() <= 5 * (variance / n).sqrt()).all()), "mean"
+    spread = x.double().var(0)
+    error = ((fourth - variance.square()).clamp(min=0) / n).sqrt() + variance / n
+    assert bool(((spread - variance).abs() <= 5 * error).all()), "variance"
+    if units.size > 1 and not isinstance(units, Categorical | Joint):
+        products = torch.cov(((x.double() - mean) / variance.sqrt()).T, correction=0)
+        off = products - products.diag().diag()
+        assert bool((off.abs() <= 5.5 / n**0.5).all()), "columns"
 
 
 def _energy_at_v(rbm: RBM, v: Tensor, h: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import scipy.stats
 import torch
 
 from dbn import CD, DBN, PCD, FastPCD, ParallelTempering, finetune
-from tests.test_training import pixels
+from tests.support.binary_rows import pixels
 
 QUIET = {"progress": False, "seed": 0}
 ESTIMATORS = {
