@@ -110,7 +110,7 @@ def test_all_chains_go_on_by_other_numbers_of_processes(two, three, estimator, t
     assert steps == [5, 10, 15] * 2
     assert furthest(ours, same) == 0
     newest = max(tmp_path.glob("*.pt"))
-    kept = load(newest, kind="pretrain")["picture"]["run"]["parts"]["learner"]["estimator"]
+    kept = load(newest, kind="pretrain")["run"]["task"]["update"]["estimator"]
     name, dim = next(iter(estimator.sharded_buffers.items()))
     assert kept[name]["joined"].shape[dim] == 31
     assert kept[name]["dim"] == dim
@@ -184,9 +184,9 @@ def test_a_run_without_a_seed_goes_on_by_other_numbers_of_processes(two, tmp_pat
 
 def test_a_signal_to_one_process_saves_and_stops_all(two, tmp_path):
     assert two(asked_to_stop, tmp_path, 1, 2) == [143, 143]
-    picture = load(next(tmp_path.glob("*.pt")), kind="pretrain")["picture"]
-    assert len(picture["histories"]) == 1
-    assert 0 < picture["run"]["step"] < 15
+    saved = load(next(tmp_path.glob("*.pt")), kind="pretrain")
+    assert len(saved["stateful"]["stack"]["histories"]) == 1
+    assert 0 < saved["run"]["global_step"] < 15
 
 
 @pytest.mark.slow

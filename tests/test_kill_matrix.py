@@ -183,7 +183,7 @@ def test_a_signal_to_the_group_saves_although_the_workers_of_a_loader_die(tmp_pa
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGTERM, errors
     (saved,) = tmp_path.glob("*.pt")
-    assert torch.load(saved, weights_only=True)["picture"]["step"] >= 20
+    assert torch.load(saved, weights_only=True)["run"]["global_step"] >= 20
 
 
 def in_threads(*works):

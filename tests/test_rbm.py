@@ -89,8 +89,8 @@ def test_phases_anywhere_and_in_adjoining_buffers_add_the_same_scaled_slope(pair
         with torch.no_grad():
             if within:
                 phases = [
-                    phase(rbm, buffers.visible.copy_(v), buffers=buffers)
-                    for room, v in ((buffers.positive, data), (buffers.negative, dream))
+                    phase(rbm, part.visible.copy_(v), buffers=part)
+                    for part, v in ((buffers.positive, data), (buffers.negative, dream))
                 ]
                 assert phases[1].hidden_mean.data_ptr() > phases[0].hidden_mean.data_ptr()
             else:
@@ -297,7 +297,7 @@ def test_samples_reproduce_and_carry_no_graph():
     assert torch.equal(RBM(4, 3, seed=7).weight, RBM(4, 3, generator=generator(7)).weight)
 
 
-@pytest.mark.parametrize("function", ["free_energy", "hidden_field", "mean_hidden", "sample_hidden", "gibbs", "phase"])
+@pytest.mark.parametrize("function", ["free_energy", "hidden_field", "mean_hidden", "sample_hidden", "gibbs"])
 def test_visible_rows_of_the_wrong_width_are_refused_by_name(function):
     with pytest.raises(ValueError, match=r"^v has 4 columns.*3 units"):
         getattr(machine("bernoulli", "spin"), function)(torch.zeros(5, 4))

@@ -112,9 +112,9 @@ def test_no_rate_suits_a_momentum_of_one(momentum):
 
 
 def test_a_recipe_says_which_momentum_is_used():
-    assert TrainOptions(epochs=7).config()["momentum"] == {"0": 0.5, "1": 0.5, "2": 0.5, "3": 0.5, "5": 0.9}
-    assert TrainOptions(epochs=7, estimator=PCD(5)).config()["momentum"] == dict.fromkeys("01235", 0.0)
-    assert TrainOptions(epochs=7, estimator=PCD(5), momentum=0.3).config()["momentum"] == dict.fromkeys("01235", 0.3)
+    assert TrainOptions(epochs=7).config()["momentum"] == {**dict.fromkeys("01234", 0.5), "5": 0.9, "6": 0.9}
+    assert TrainOptions(epochs=7, estimator=PCD(5)).config()["momentum"] == dict.fromkeys("0123456", 0.0)
+    assert TrainOptions(epochs=7, estimator=PCD(5), momentum=0.3).config()["momentum"] == dict.fromkeys("0123456", 0.3)
 
 
 @pytest.mark.parametrize("hidden", [ReLU(3), Gaussian(3)], ids=str)

@@ -80,16 +80,6 @@ def _matrix_products(kind: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@contextlib.contextmanager
-def _matrix_products(kind: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(PRODUCTS[kind])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _agreement(config: Sizes, x: Tensor, test: Tensor, device: torch.device) -> Iterator[Row]:
     """Measure shorter runs of several seeds on the CPU, and on the device if it is another."""
     places: list[tuple[torch.device, str]] = [(torch.device("cpu"), "float32")]

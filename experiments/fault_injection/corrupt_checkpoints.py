@@ -113,4 +113,4 @@ def _gone_on(damage: Callable[[bytes, random.Random], bytes], draw: random.Rando
         states.append(dict(rbm.state_dict()))
         newest = max(folder.iterdir())
         newest.write_bytes(damage(newest.read_bytes(), draw))
-    return "passed over" if states_equal(states) and "going on from" in str(caught[0].message) else "loaded"
+    return "passed over" if states_equal(states) and "resuming from" in str(caught[0].message) else "loaded"

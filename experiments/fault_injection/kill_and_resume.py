@@ -77,7 +77,7 @@ def _killed(folder: Path, result: Path, after: float) -> str:
         return _STAGES[2]
     if not list((folder / "pretrain").glob("*.pt")):
         return "before the first file"
-    return _STAGES[int(bool(newest(folder / "pretrain")["picture"]["histories"]))]
+    return _STAGES[int(bool(newest(folder / "pretrain")["stateful"]["stack"]["histories"]))]
 
 
 def newest(folder: Path) -> dict[str, Any]:

@@ -65,8 +65,10 @@ def _children(process: int) -> list[int]:
 
 def _updates(folder: Path) -> list[int]:
     """Read from the last checkpoints the updates of the RBMs and of the network."""
-    stack, network = (newest(folder / stage)["picture"] for stage in _STAGES)
-    return [*(int(history[-1]["step"]) for history in stack["histories"]), stack["run"]["step"], network["step"]]
+    stack, network = (newest(folder / stage) for stage in _STAGES)
+    histories = stack["stateful"]["stack"]["histories"]
+    finished = [int(history[-1]["step"]) for history in histories]
+    return [*finished, stack["run"]["global_step"], network["run"]["global_step"]]
 
 
 if __name__ == "__main__":
