@@ -47,7 +47,7 @@ class TwoSided(Unit):
             (slope,) = torch.autograd.grad(self.log_partition(at).sum(), at)
         return slope if out is None else out.copy_(slope)
 
-    def sample(self, field, *, mean=None, generator=None, out=None):
+    def draw(self, field, mean, generator, out):
         scaled, spread = self._halves(field)
         log_mass = (torch.special.erfcx(-scaled / math.sqrt(2))).log() + spread.log()
         right = torch.rand(field.shape, generator=generator, dtype=field.dtype) < (log_mass[0] - log_mass[1]).sigmoid()

@@ -41,14 +41,7 @@ class Bernoulli(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return torch.sigmoid(field, out=out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         return _draw(self.mean(field, out=out) if mean is None else mean, generator, out)
 
     def mode(self, mean: Tensor) -> Tensor:
@@ -97,14 +90,7 @@ class Spin(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return torch.tanh(field, out=out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         # Without the mean P(x = 1) is σ(2η), which keeps the digits of small probabilities that (1 + tanh η)/2 rounds.
         return _draw(torch.sigmoid(2 * field) if mean is None else (1 + mean) / 2, generator, out).mul_(2).sub_(1)
 
@@ -171,14 +157,7 @@ class Categorical(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return written(self._grouped(field).softmax(-1).flatten(-2), out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         mean = self.mean(field) if mean is None else mean
         cumulative = self._grouped(mean).cumsum(-1)
         # Scaling by the last sum, not by 1, keeps a rounded total from choosing a column that does not exist.

@@ -66,14 +66,7 @@ class Gaussian(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return torch.div(field, self.precision, out=out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         mean = self.mean(field) if mean is None else mean
         return written(normal(mean, generator).mul_(self.precision.rsqrt()).add_(mean), out)
 

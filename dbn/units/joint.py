@@ -55,14 +55,7 @@ class Joint(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return written(self._concatenate(lambda part, columns: part.mean(columns), field), out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         means = [None] * len(self.parts) if mean is None else [columns for _, columns in self._split(mean)]
         drawn = [
             part.sample(columns, mean=known, generator=generator)

@@ -55,14 +55,7 @@ class ReLU(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return written(_truncated_mean(field), out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         field = field if mean is None else _field_of_truncated_mean(mean.clamp(min=_LEAST))
         drawn = _truncated_by_inversion(field, generator)
         tail = field < _TAIL
@@ -120,14 +113,7 @@ class NoisyReLU(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return written(torch.relu(field), out)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         if mean is not None:  # max(0, η) tells nothing of fields below 0
             field = torch.where(mean > 0, mean, field.clamp(max=0))
         noise = normal(field, generator)

@@ -80,7 +80,6 @@ class Unit(nn.Module, ABC):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         """E[x | η] = dA/dη, (…, size) -> (…, size); `out` is written to and returned, and may be the field itself."""
 
-    @abstractmethod
     def sample(
         self,
         field: Tensor,
@@ -94,6 +93,11 @@ class Unit(nn.Module, ABC):
         With `mean`, x is drawn from the member of the family that has this mean, whatever the field is. `out` is
         written to and returned, and may be the field itself, but not the mean.
         """
+        return self.draw(field, mean, generator, out)
+
+    @abstractmethod
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
+        """What `sample` returns; units of your own implement this, and nobody else calls it."""
 
     @abstractmethod
     def field_of_mean(self, mean: Tensor) -> Tensor:

@@ -38,14 +38,7 @@ class Listed(Unit):
         mean = self._weights(field).softmax(-1) @ self._values(field)
         return mean if out is None else out.copy_(mean)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         shares = self._weights(field if mean is None else self.field_of_mean(mean)).softmax(-1)
         chosen = torch.multinomial(shares.flatten(0, -2), 1, generator=generator)
         drawn = self._values(field)[chosen].view_as(field)
@@ -120,14 +113,7 @@ class Shifted(Unit):
     def mean(self, field: Tensor, *, out: Tensor | None = None) -> Tensor:
         return torch.add(field, self.shift, out=out) if out is None else out.copy_(field + self.shift)
 
-    def sample(
-        self,
-        field: Tensor,
-        *,
-        mean: Tensor | None = None,
-        generator: Generator | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def draw(self, field: Tensor, mean: Tensor | None, generator: Generator | None, out: Tensor | None) -> Tensor:
         middle = self.mean(field) if mean is None else mean
         drawn = torch.empty_like(middle).normal_(generator=generator) + middle
         return drawn if out is None else out.copy_(drawn)
