@@ -203,7 +203,7 @@ class DBN(nn.Module):
             >>> DBN([6, 4, 2], seed=0).sample(5, steps=10, seed=1).shape
             torch.Size([5, 6])
 
-        Not samples of the model where the top RBM's chains have not mixed: compare several numbers of steps.
+        Not samples of the model if the top RBM's chains have not mixed: compare several numbers of steps.
         """
         check_precision(self.layers[0].weight, "n rows")
         generator = as_generator(generator, seed, self.layers[0].weight.device)

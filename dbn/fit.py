@@ -60,7 +60,7 @@ class Task(ABC):
         return
 
     def buffer(self, rows: int) -> Tensor | None:
-        """A buffer (rows, V) that batches of so many rows may be gathered into; None if there is none."""
+        """A buffer (rows, V) that a batch may be gathered into; None if there is none."""
         return None
 
     @abstractmethod
@@ -206,7 +206,7 @@ class TrainingState:
         self.history.append(record)
 
     def is_due(self, every: int | None) -> bool:
-        """Whether a record inside the epoch is due after this step, of one every so many steps."""
+        """Whether a record inside the epoch is due after this step, with one every `every` steps."""
         return bool(every) and self.global_step % (every or 1) == 0 and self.time < self.epoch + 1
 
     def maybe_save(self) -> None:
@@ -301,7 +301,7 @@ def fit(
         task: what is trained.
         state: of a new or a resumed run.
         epochs: passes over the data in all.
-        record_every: also record every so many steps.
+        record_every: steps between records inside an epoch, if any.
         callback: called with every record.
         progress: show a bar.
 

@@ -222,7 +222,7 @@ def gradient(rbm: RBM, positive: Phase, negative: Phase) -> dict[str, Tensor]:
         >>> gradient(rbm, data, model)["visible_bias"]
         tensor([1., 1., 1.])
 
-    Unbiased only where the negative rows are samples of the model; after CD-k they are not.
+    Unbiased only if the negative rows are samples of the model; after CD-k they are not.
     """
     into = {name: torch.zeros_like(value) for name, value in rbm.named_parameters() if value.requires_grad}
     buffers = PhaseBuffers(rbm, len(positive.visible), len(negative.visible))

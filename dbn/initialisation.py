@@ -75,7 +75,7 @@ def initialise(
     Args:
         model: the network.
         scheme: a name of the table.
-        scale: its number, where it has one.
+        scale: its number, if it has one.
         generator: draws the weights; it must be on the device of the model.
         seed: a number to seed a generator with, instead of `generator`.
 

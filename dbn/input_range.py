@@ -1,4 +1,4 @@
-"""The range of inputs that a network knows, so that pixels in 0..255 are refused where it takes 0..1."""
+"""The range of inputs that a network knows, so that pixels in 0..255 are refused by one that takes 0..1."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ class Scale(NamedTuple):
 
 
 def scale_of_units(support: tuple[float, float]) -> Scale | None:
-    """The range of visible units; None where it has no end."""
+    """The range of visible units; None if it has no end."""
     return Scale(*support, of_units=True) if all(map(math.isfinite, support)) else None
 
 
@@ -43,7 +43,7 @@ def remember_scale(model: nn.Module, scale: Scale | None) -> None:
 
 
 def known_scale(model: nn.Module) -> Scale | None:
-    """The range of the inputs that the model was built for or trained on, where it is known."""
+    """The range of the inputs that the model was built for or trained on, if it is known."""
     for module in _that_see_the_input(model):
         if _ATTRIBUTE in vars(module):
             return cast(Scale | None, vars(module)[_ATTRIBUTE])
@@ -57,10 +57,10 @@ def forget_scale(model: nn.Module) -> None:
 
 
 def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
-    """A function of rows and their name that raises a ValueError where one is unmistakably out of the known range.
+    """A function of rows and their name that raises a ValueError if one is unmistakably out of the known range.
 
-    Each row is judged by itself, by its entries other than 0: where the range is that of the units, by whether their
-    mean magnitude is above five times the largest of the range; where it is that of training rows, by whether most of
+    Each row is judged by itself, by its entries other than 0: if the range is that of the units, by whether their
+    mean magnitude is above five times the largest of the range; if it is that of training rows, by whether most of
     them are. So one outlier, or a black image, is no reason.
     """
 

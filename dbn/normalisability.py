@@ -18,13 +18,13 @@ _ROUNDING = 8 * torch.finfo(torch.float64).eps  # a column, below which the sign
 class Normalisability(NamedTuple):
     """Whether an RBM is normalisable, and by how much.
 
-    `verdict` is True where this is proven, False where the contrary is proven, None where neither is. The truth value
+    `verdict` is True if this is proven, False if the contrary is proven, None if neither is. The truth value
     of the tuple is True for a proof alone.
 
     `margin` is the smallest eigenvalue of I − SSᵀ with S = Γ_v^(−½) U Γ_h^(−½) over the unbounded columns: 1 without
     weights, whatever the units of the data. Γ are the precisions of the columns. U are their weights, with negative
     weights between two rectified units counted as 0. A margin above 0 is a proof. Without rectified units, a margin
-    below 0 proves the contrary. The margin is infinite where a side is bounded, and NaN where a precision is unknown or
+    below 0 proves the contrary. The margin is infinite if a side is bounded, and NaN if a precision is unknown or
     no finite number.
     """
 
@@ -68,7 +68,7 @@ class FarEnergy(NamedTuple):
 
 
 def far_energy(visible: Tails, hidden: Tails, weight: Tensor) -> FarEnergy | None:
-    """The energy far from zero of two layers with weights W (V, H); None where a side has no unbounded columns."""
+    """The energy far from zero of two layers with weights W (V, H); None if a side has no unbounded columns."""
     v, h = (torch.nonzero(~tails.bounded).flatten() for tails in (visible, hidden))
     if not len(v) or not len(h):
         return None
@@ -164,7 +164,7 @@ def _units(x: Tensor) -> Tensor:
 
 
 def _decays(energy: FarEnergy) -> bool | None:
-    """Whether zᵀJz > 0 for all z but 0 that are ≥ 0 where rectified; None where that is not decided."""
+    """Whether zᵀJz > 0 for all z but 0 that are ≥ 0 where rectified; None if that is not decided."""
     form, rectified = energy.form(), torch.cat(energy.rectified)
     real = ~rectified
     rest = form[rectified][:, rectified]

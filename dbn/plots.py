@@ -35,7 +35,7 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
 
 def filters(weight: Tensor, shape: tuple[int, int] | None = None, *, count: int = 100, title: str = "") -> "Figure":
-    """The weights of the first hidden units, each as an image, or all weights as one matrix where there is no shape.
+    """The weights of the first hidden units, each as an image, or all weights as one matrix if there is no shape.
 
     Args:
         weight: (V, H), as `rbm.weight`.

@@ -67,7 +67,7 @@ class RBM(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        # What an RBM learns of its units is its own, also where units are named for two layers or RBMs.
+        # What an RBM learns of its units is its own, also if units are named for two layers or RBMs.
         self.visible = copy.deepcopy(as_unit(visible, "visible"))
         self.hidden = copy.deepcopy(as_unit(hidden, "hidden"))
         like = torch.empty(0, dtype=torch.get_default_dtype(), device=torch.get_default_device())
@@ -86,7 +86,7 @@ class RBM(nn.Module):
     def normalisable(self) -> Normalisability:
         """Whether Z = ∫∫ exp(−E(v, h)) dv dh is finite, without which the RBM has no distribution.
 
-        It always is where one side is bounded. With Gaussian units on both sides it is exactly if Γ_v − W Γ_h⁻¹ Wᵀ is
+        It always is if one side is bounded. With Gaussian units on both sides it is exactly if Γ_v − W Γ_h⁻¹ Wᵀ is
         positive definite, which the margin tells in units without dimension. With ReLU units the margin is a
         sufficient condition, and the verdict looks further.
 
@@ -154,11 +154,11 @@ class RBM(nn.Module):
         return -(self.hidden.log_base(h) + h @ self.hidden_bias + self.visible.log_partition(self.visible_field(h)))
 
     def hidden_field(self, v: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """η_h = c + Wᵀv: (n, V) -> (n, H), in `out` where one is given."""
+        """η_h = c + Wᵀv: (n, V) -> (n, H), in `out` if given."""
         return torch.addmm(self.hidden_bias, self._visible_rows(v), self.weight, out=out)
 
     def visible_field(self, h: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """η_v = b + Wh: (n, H) -> (n, V), in `out` where one is given."""
+        """η_v = b + Wh: (n, H) -> (n, V), in `out` if given."""
         return torch.addmm(self.visible_bias, self._hidden_rows(h), self.weight.t(), out=out)
 
     def mean_hidden(self, v: Tensor) -> Tensor:

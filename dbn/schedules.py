@@ -13,7 +13,7 @@ Schedule = Callable[[float], float]
 
 
 def as_schedule(value: float | Schedule, name: str) -> Schedule:
-    """`value` where it is a schedule, with a look at every number that it gives, else that number at every epoch.
+    """`value` as a checked schedule; a number becomes a constant one.
 
     Raises:
         TypeError: if it is neither, now or when it is asked.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dbn import CD, RBM, LogPartition, ais, bracket, datasets, exact_log_partition, reverse_ais, train
-from dbn.likelihood.bracket import judged
+from dbn.likelihood.bracket import verdict
 from tests.support.oracles import (
     ENUMERABLE,
     ENUMERABLE_PAIRS,
@@ -80,7 +80,7 @@ def estimate(value, ess=50.0, base="zeros"):
 
 
 def test_the_largest_estimate_that_is_heard_counts():
-    found = judged((estimate(10.0), estimate(10.5), estimate(99.0, ess=1.2)), estimate(10.7))
+    found = verdict((estimate(10.0), estimate(10.5), estimate(99.0, ess=1.2)), estimate(10.7))
     assert (found.value, found.trusted, found.doubts) == (10.5, True, ())
 
 
@@ -94,7 +94,7 @@ def test_the_largest_estimate_that_is_heard_counts():
     ],
 )
 def test_the_verdict_names_what_disagrees(forward, reverse, trusted, doubt):
-    found = judged(tuple(forward), estimate(reverse))
+    found = verdict(tuple(forward), estimate(reverse))
     assert found.trusted is trusted
     assert doubt in found.doubts[0]
 

@@ -28,7 +28,7 @@ from dbn import (
     score_by_ais,
     train,
 )
-from dbn.likelihood.bracket import judged
+from dbn.likelihood.bracket import verdict
 from dbn.normalisability import strictly_copositive
 from dbn.rbm import is_improper
 from tests.support.oracles import distribution, generator, machine
@@ -221,15 +221,15 @@ def estimate(value, ess=50.0, chains=100):
     ],
 )
 def test_a_verdict_with_nan_or_a_handful_of_chains_is_not_trusted(forward, reverse, doubt):
-    found = judged(tuple(forward), reverse)
+    found = verdict(tuple(forward), reverse)
     assert not found.trusted
     assert any(doubt in each for each in found.doubts)
 
 
 def test_twenty_even_chains_are_heard_and_an_unknown_tail_is_not_trusted():
     forward = (estimate(500.0, ess=19.0, chains=20),)
-    assert judged(forward, estimate(500.5)).trusted
-    found = judged(forward, estimate(500.5), normalisable=Normalisability(None, math.nan))
+    assert verdict(forward, estimate(500.5)).trusted
+    found = verdict(forward, estimate(500.5), normalisable=Normalisability(None, math.nan))
     assert (found.trusted, found.value) == (False, 500.0)
     assert "not known whether the RBM is normalisable" in found.doubts[0]
 

@@ -141,7 +141,7 @@ def _first(batches: Iterator[Batch], count: int) -> Tensor:
 
 
 def length_of(sized: Any) -> int | None:
-    """How many there are, where that is known."""
+    """How many there are, if that is known."""
     try:
         return len(sized)
     except TypeError:

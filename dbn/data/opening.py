@@ -26,7 +26,7 @@ def open_source(
 ) -> Source:
     """Whatever holds the rows, as a Source that yields minibatches on the device and in the dtype of `like`.
 
-    A tensor is moved to the device once, in its own dtype, where it fits; otherwise its batches are sent one by one.
+    A tensor is moved to the device once, in its own dtype, if it fits; otherwise its batches are sent one by one.
 
     Args:
         data: a tensor or array (n, …), a memory map, a Dataset or a DataLoader. Values in memory are checked here, all

@@ -15,7 +15,7 @@ BufferOf = Callable[[int], Tensor | None]
 
 
 class Batch(NamedTuple):
-    """Rows (n, features) on the device of the model, and their labels where the data has them.
+    """Rows (n, features) on the device of the model, and their labels if the data have them.
 
     `fraction` tells which part of the batch is on this process.
     """
@@ -36,13 +36,13 @@ class Source(ABC):
     """Rows of known width that can be passed over any number of times."""
 
     width: int
-    #: Number of rows, where it is known.
+    #: Number of rows, if it is known.
     rows: int | None
     #: Rows a batch.
     batch_size: int
     #: Whether every pass sees the same rows, so that what is computed from them may be kept.
     deterministic: bool = False
-    #: What a loader and its samplers draw from, where they were given generators.
+    #: What a loader and its samplers draw from, if they were given generators.
     generators: tuple[Generator, ...] = ()
     #: Whether reading rows may draw from torch's global generator, as loaders and the user's data sets do.
     draws_globally: bool = False
@@ -53,11 +53,11 @@ class Source(ABC):
 
     @property
     def steps(self) -> int | None:
-        """Number of batches a pass, where it is known."""
+        """Number of batches a pass, if it is known."""
         return None if self.rows is None else -(-self.rows // self.batch_size)
 
     def with_batch_size(self, batch_size: int) -> Self:
-        """The same rows in batches of another size, where the source decides it."""
+        """The same rows in batches of another size, if the source decides it."""
         other = copy.copy(self)
         other.batch_size = int(batch_size)
         return other
@@ -75,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def sequential(self) -> Iterator[Batch]:
-        """One pass over all rows, in the order in which they are stored where they have one."""
+        """One pass over all rows, in the order in which they are stored, if they have one."""
 
     @abstractmethod
     def representative_rows(self, count: int) -> Tensor:

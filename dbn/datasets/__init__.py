@@ -174,7 +174,7 @@ def _check_arguments(labels: Any, seed: Any, validation: Any) -> None:
 
 
 def _pool(y: Array, rows: Array) -> Array:
-    """Those of `rows` to draw from: the labelled ones, or all where there is none."""
+    """Those of `rows` to draw from: the labelled ones, or all if there is none."""
     labelled = rows[y[rows] >= 0]
     return labelled if len(labelled) else rows
 
@@ -247,7 +247,7 @@ def _scaling(x: Array, train: Array, standardise: bool | None) -> tuple[Array, A
 
 
 def _scaled(x: Array, offset: Array, scale: Array) -> Tensor:
-    """(x − offset) / scale in float32; in float64 on the way where there is an offset that could swamp the digits."""
+    """(x − offset) / scale in float32; in float64 on the way if there is an offset that could swamp the digits."""
     values = x - offset if offset.any() else x.astype(np.float32)
     values /= scale.astype(values.dtype)
     return torch.from_numpy(values.astype(np.float32, copy=False))

@@ -62,7 +62,7 @@ def _features(name: str, x: Array) -> Array:
 def _read_npz(path: Path) -> dict[str, Array]:
     if not zipfile.is_zipfile(path):
         raise ValueError("this is no .npz file: write it with numpy.savez(path, x=..., y=...)")
-    # A file that NumPy opens itself it leaves open where the archive is damaged.
+    # A file that NumPy opens itself it leaves open if the archive is damaged.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if "x" not in archive.files:
             raise ValueError(f"no array x, found {archive.files}: name the vectors x and the labels y")

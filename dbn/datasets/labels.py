@@ -10,7 +10,7 @@ _LARGEST = 2**53  # above it a float64 no longer tells whole numbers apart
 
 
 def class_numbers(found: Sequence[Array]) -> tuple[Array, tuple[str, ...]]:
-    """Labels as 0..K-1 in sorted order, -1 where there is none, and what each was called.
+    """Labels as 0..K-1 in sorted order, -1 if there is none, and what each was called.
 
     Labels are numbers if all of them are, else strings.
     """

@@ -74,7 +74,7 @@ def _torchvision_parts(name: str, folder: Path, progress: bool) -> list[Any]:
 
 @contextlib.contextmanager
 def _alone(folder: Path, *, writing: bool, progress: bool) -> Iterator[None]:
-    """One process at a time, so that none reads what another is still writing; readers wait where one ever wrote.
+    """One process at a time, so that none reads what another is still writing; readers wait if one ever wrote.
 
     Where no lock can be had, as in a folder that is read-only or of a system without them, there is none.
     """

@@ -12,6 +12,6 @@ class Table(NamedTuple):
 
     x: Array
     y: Array
-    before_test: int | None  # rows before the test part; None where the source leaves its choice to us
+    before_test: int | None  # rows before the test part; None if the source leaves its choice to us
     class_names: tuple[str, ...]
     shape: tuple[int, ...] | None

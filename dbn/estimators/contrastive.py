@@ -26,7 +26,7 @@ class CD(Estimator):
 
     Args:
         steps: k, the number of Gibbs steps.
-        sample_visible: sample the last visible rows too; by default where the RBM has an energy and its hidden
+        sample_visible: sample the last visible rows too; by default if the RBM has an energy and its hidden
             units are unbounded.
         mean_field: pass on means instead of samples, in every step.
 

@@ -36,11 +36,11 @@ class Estimator(nn.Module, ABC):
         return
 
     def rows(self, batch: int) -> int:
-        """Number of rows of the negative phase of a batch of so many rows, for which the trainer makes buffers."""
+        """Number of rows of the negative phase for a batch of this size; the trainer allocates buffers for them."""
         return batch
 
     def suggested_momentum(self, epoch: float) -> float:
-        """The momentum that suits the estimator after so many epochs: 0.5, and 0.9 from the sixth epoch.
+        """The momentum that suits the estimator after this many epochs: 0.5, and 0.9 from the sixth epoch.
 
         Source: G. Hinton (2010), A practical guide to training restricted Boltzmann machines, section 9.
         """
@@ -51,14 +51,14 @@ class Estimator(nn.Module, ABC):
         return lowest_rate(rbm)
 
     def chains_visible(self, rbm: RBM) -> Tensor | None:
-        """States v of the persistent chains of this process (n, V), or None where there are no chains.
+        """States v of the persistent chains of this process (n, V), or None if there are no chains.
 
         For watching: the same at every call until the next step, and nothing that training draws is drawn.
         """
         return None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # Chains have the shape of what they were saved with, also where none have been started here.
+        # Chains have the shape of what they were saved with, also if none have been started here.
         for name in self._buffers:
             if prefix + name in state_dict:
                 like = self._buffers[name]
@@ -118,7 +118,7 @@ def bounded(units: Unit) -> bool:
 
 
 def local_chains(chains: int) -> tuple[int, float]:
-    """How many of so many chains are this process's, and what share of all that is."""
+    """The number of chains of this process, and their fraction of all."""
     first, last, share = distributed.local_range(chains)
     return last - first, share
 

@@ -58,7 +58,7 @@ class Persistent(Chained):
 class PCD(Persistent):
     """Persistent contrastive divergence: Gibbs chains that go on from step to step, never restarted at the data.
 
-    The chains are hidden states, and go on where the same estimator is used again on an RBM as wide. Every step
+    The chains are hidden states, and continue if the same estimator is used again on an RBM as wide. Every step
     draws v from p(v | h) and the next h from p(h | v), and the statistics pair that v with E[h | v], so that both
     belong to the same state and the same weights.
 

@@ -32,7 +32,7 @@ class ParallelTempering(Chained):
 
     Raises:
         ValueError: if `chains` or `steps` is below 1, or `temperatures` below 2.
-        TypeError: in training, where units have no energy.
+        TypeError: in training, if units have no energy.
 
     Example:
         >>> estimator = ParallelTempering(chains=7, temperatures=3)
@@ -42,7 +42,7 @@ class ParallelTempering(Chained):
         >>> estimator.negative(rbm, phase(rbm, torch.ones(2, 4)), None).visible.shape
         torch.Size([7, 4])
 
-    `exchanges` holds the rates of exchange between neighbours: where one is near zero, the replicas on its two sides do
+    `exchanges` holds the rates of exchange between neighbours: if one is near zero, the replicas on its two sides do
     not help each other, and more temperatures are wanted. Each costs as much as the RBM's own chains.
     """
 

@@ -25,13 +25,13 @@ class Evaluation(NamedTuple):
 
     | labels | loss | `error` |
     |---|---|---|
-    | class numbers (n,) or (n, 1) | cross-entropy, or any function | share of rows in the wrong class |
+    | class numbers (n,) or (n, 1) | cross-entropy, or any function | fraction of rows in the wrong class |
     | probabilities of the classes (n, k) | cross-entropy | the same, of the most probable class |
-    | 0 and 1 (n, k), or (n,) for one output | binary cross-entropy | share of labels that are wrong (Hamming loss) |
+    | 0 and 1 (n, k), or (n,) for one output | binary cross-entropy | fraction of labels that are wrong (Hamming loss) |
     | real targets (n, k), or (n,) for one output | none given | mean squared error, the same as `loss` |
     | anything else | any function | the same as `loss` |
 
-    `accuracy` is 1 − error where the error is a share, and else not a number. `loss` is the mean loss a row.
+    `accuracy` is 1 − error if the error is a fraction, otherwise NaN. `loss` is the mean loss a row.
     """
 
     error: float
@@ -46,7 +46,7 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
     Args:
         model: any network; its parameters and mode are left as they are.
         x: inputs, as for `finetune`, in the units of those of training.
-        y: labels or targets; None where `x` brings them along.
+        y: labels or targets; None if `x` brings them along.
         loss: as for `finetune`. Without it, labels of 0 and 1, probabilities of classes, and whole numbers as targets
             are judged as those that the network was fine-tuned on; all others by their type, as `finetune` does.
 
@@ -54,8 +54,8 @@ def evaluate(model: nn.Module, x: Any, y: Any = None, *, loss: Loss | None = Non
         ValueError: if a row is unmistakably in other units than those of training, or labels do not fit.
 
     Rows of pixels in 0..255 are refused by networks that take 0..1, each row by its entries other than 0: if the
-    network comes from a stack whose visible units are bounded, where their mean magnitude is above five times the
-    largest of these units; if all rows of training lay in −1..1, where most of them are above 5. Other networks, such
+    network comes from a stack whose visible units are bounded, if their mean magnitude is above five times the
+    largest of these units; if all rows of training lay in −1..1, if most of them are above 5. Other networks, such
     as those of standardised columns, take all rows, and `model(x)` always does. The range is an attribute of the
     module, which copies with it but is no part of its `state_dict`: a network built anew from saved weights takes all
     rows too.
@@ -85,7 +85,7 @@ def predict(model: nn.Module, x: Any) -> Tensor:
         x: inputs, as for `evaluate`.
 
     Raises:
-        ValueError: if a row is unmistakably in other units than those of training, as `evaluate` says, or where a
+        ValueError: if a row is unmistakably in other units than those of training, as `evaluate` says, or if a
             network with one output was not fine-tuned, which may stand for a real number or for two classes.
 
     Example:
@@ -210,7 +210,7 @@ def _mixes_rows(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
 
 @torch.no_grad()
 def _outputs_of(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """What the model makes of the first row (1, k), or an error where rows of this shape do not fit it."""
+    """What the model makes of the first row (1, k), or an error if rows of this shape do not fit it."""
     try:
         with _evaluating(model):
             outputs: Any = model(x[:1])

@@ -255,7 +255,7 @@ class LossMeter:
         self.begun = False
 
     def update(self, loss: Tensor, rows: int) -> None:
-        """Add the mean loss of so many rows of this process."""
+        """Add the mean loss over some rows of this process."""
         self.first, self.last, self.begun = self.first if self.begun else loss, loss, True
         self.summed, self.rows = self.summed + loss * rows, self.rows + rows
 

@@ -38,7 +38,7 @@ class Target(ABC):
     flat: bool = False
     own_loss: bool = False
 
-    #: Whether the error is a share of what is wrong, and so 1 minus the accuracy.
+    #: Whether the error is a fraction of what is wrong, and so 1 minus the accuracy.
     counts = True
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Target(ABC):
 
     @abstractmethod
     def usual_loss(self) -> Loss:
-        """The loss where none is given."""
+        """The loss if none is given."""
 
     def recognises(self, labels: Tensor) -> bool:
         """Whether labels are certainly of this kind, so that a network trained for it is judged without its loss."""
@@ -98,7 +98,7 @@ class Target(ABC):
 class Classes(Target):
     """One class a row: class numbers (n,) or (n, 1), or with `probabilities` those of the classes, (n, k).
 
-    The error is the share of rows whose largest output is not that of their class, or of their most probable class.
+    The error is the fraction of rows whose largest output is not that of their class, or of their most probable class.
     Rows labelled `ignored`, or for a loss of the user's below 0, are left out of it.
     """
 
@@ -174,7 +174,7 @@ class Classes(Target):
 class MultiLabel(Target):
     """Any of k labels a row: targets of 0 and 1, (n, k), or (n,) for one output.
 
-    The error is the share of labels that are wrong (the Hamming loss); an output above `threshold` predicts a 1.
+    The error is the fraction of labels that are wrong (the Hamming loss); an output above `threshold` predicts a 1.
     """
 
     threshold: float = 0.0
@@ -204,7 +204,7 @@ class MultiLabel(Target):
 class RealTargets(Target):
     """Real targets (n, k), or (n,) for one output, or whatever a loss of the user's takes.
 
-    The error is the loss: the squared error where none is given.
+    The error is the loss: the squared error if none is given.
     """
 
     counts = False
@@ -234,7 +234,7 @@ class RealTargets(Target):
 def target_of(labels: Tensor, outputs: int, loss: Loss | None, name: str, known: Target | None = None) -> Target:
     """The target that labels and a loss stand for, with a network of so many outputs.
 
-    `known` is what it was fine-tuned for, which decides where there is no loss and the labels are recognised.
+    `known` is what it was fine-tuned for, which decides if there is no loss and the labels are recognised.
     """
     flat = labels.dim() == 1 and outputs == 1
     if loss is None and known is not None and known.outputs == outputs and known.recognises(labels):

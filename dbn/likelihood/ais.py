@@ -67,7 +67,7 @@ def ais(
         temperatures: a number of equally spaced β after 0, or all β as a tensor that rises from 0 to 1.
         base: "visible_bias" (the RBM's own b), "zeros", or biases a (V,) such as
             `rbm.visible.field_of_mean(x.mean(0))`.
-        memory: bytes that the chains may take at once; where all would take more, they run one part after another, and
+        memory: bytes that the chains may take at once; if all would take more, they run one part after another, and
             a seed then draws other numbers.
         progress: show a bar.
         generator: draws the chains; it must be on the device of the RBM.
@@ -116,7 +116,7 @@ def reverse_ais(
 ) -> LogPartition:
     """Estimate log Z from above, annealing samples of the RBM back to independent visible units.
 
-    With the distributions of `ais` passed downwards from β = 1, 1/Ẑ = mean w / Z_base is unbiased where the samples are
+    With the distributions of `ais` passed downwards from β = 1, 1/Ẑ = mean w / Z_base is unbiased if the samples are
     exact, so that log Ẑ is on average too high: with `ais` it brackets log Z.
 
     Source: R. Grosse, Z. Ghahramani, R. Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte
@@ -137,7 +137,7 @@ def reverse_ais(
         >>> round(reverse_ais(rbm, torch.ones(10, 3), temperatures=5, progress=False, seed=0).value, 4)
         3.4657
 
-    No upper bound where the samples are not the RBM's: chains that all sit in one mode make log Z too low.
+    No upper bound if the samples are not the RBM's: chains that all sit in one mode make log Z too low.
     """
     check_rbm(rbm)
     name, biases = _base(rbm, base)
@@ -195,7 +195,7 @@ def _annealed(
 class _Passage:
     """Chains on their way from one β to another, and their log weights so far; on a GPU each β is replayed.
 
-    `slope` is how far the RBM's visible biases are from those of the base, or None where they are the same.
+    `slope` is how far the RBM's visible biases are from those of the base, or None if they are the same.
     """
 
     def __init__(

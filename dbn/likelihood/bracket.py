@@ -14,7 +14,7 @@ from dbn.rbm import RBM, check_rbm
 from dbn.runtime import distributed
 from dbn.runtime.checks import as_generator, as_rows, check_finite, whole_number
 
-_ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be heard
+_ADEQUATE = 0.05  # of the chains, the effective number that an estimate needs to be usable
 _FEWEST = 5.0  # effective chains that it needs in any case
 _NARROW = 0.01  # margin of `RBM.normalisable` below which chains are not believed
 _BOUNDED = Normalisability(True, math.inf)
@@ -25,7 +25,7 @@ class Bracket(NamedTuple):
     """Estimates of log Z from several bases and from the other side, in nats.
 
     `value` is the largest forward estimate with an adequate effective sample size, which `float` gives alone. `doubts`
-    say in words what speaks against it or against others; `trusted` is False where they concern the value itself.
+    say in words what speaks against it or against others; `trusted` is False if they concern the value itself.
     """
 
     value: float
@@ -107,10 +107,10 @@ def bracket(
     reverse = reverse_ais(rbm, samples, base=mean, **settings)._replace(base="data_mean")
     found = rbm.normalisable()
     exact = float(exact_log_partition(rbm)) if found and is_gaussian(rbm) else None
-    return judged(forward, reverse, normalisable=found, exact=exact)
+    return verdict(forward, reverse, normalisable=found, exact=exact)
 
 
-def judged(
+def verdict(
     forward: tuple[LogPartition, ...],
     reverse: LogPartition,
     *,
@@ -126,12 +126,12 @@ def judged(
         exact: log Z itself, of RBMs of which it is known.
     """
     finite = [estimate for estimate in forward if math.isfinite(estimate.value)]
-    heard = [estimate for estimate in finite if estimate.ess >= max(_FEWEST, _ADEQUATE * estimate.chains)]
-    best = max(heard or finite or forward, key=lambda estimate: estimate.value)
+    usable = [estimate for estimate in finite if estimate.ess >= max(_FEWEST, _ADEQUATE * estimate.chains)]
+    best = max(usable or finite or forward, key=lambda estimate: estimate.value)
     doubts = [
         f"log Z from {other.base} is {best.value - other.value:.1f} nats below that from {best.base}, though its "
         f"effective sample size is {other.ess:.0f} of {other.chains}: alone it would flatter the model"
-        for other in heard
+        for other in usable
         if best.value - other.value > _GAP
     ]
     serious = []
@@ -146,7 +146,7 @@ def judged(
         serious.append(f"log Z is {best.value - exact:.1f} nats from the exact log Z of this Gaussian RBM, {exact:.1f}")
     if not all(math.isfinite(estimate.value) for estimate in (*forward, reverse)):
         serious.append("an estimate is not a finite number: the chains have left the finite numbers")
-    if not heard:
+    if not usable:
         serious.append(
             f"no base has an effective sample size of {_FEWEST:.0f} and of {_ADEQUATE:.0%} of the chains: use more "
             "temperatures or more chains"

@@ -35,7 +35,7 @@ class Stack(Protocol):
 
 @torch.no_grad()
 def log_likelihood(rbm: RBM, x: Tensor, log_partition: LogPartition | Bracket | Tensor | float) -> Tensor:
-    """log p(x) = −F(x) − log Z, in nats a row; a log-density where visible units are real.
+    """log p(x) = −F(x) − log Z, in nats a row; a log-density if visible units are real.
 
     Args:
         rbm: an RBM with an energy.
@@ -236,7 +236,7 @@ def _log_probability(units: Unit, x: Tensor, field: Tensor) -> Tensor:
 
 
 def _log_z(log_partition: Any) -> float:
-    """log Z as a float, or an error where it is not one finite number."""
+    """log Z as a float, or an error if it is not one finite number."""
     value = log_partition
     if isinstance(value, LogPartition | Bracket):
         value = value.value

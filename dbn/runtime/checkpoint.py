@@ -28,7 +28,7 @@ def save(path: str | PathLike[str], objects: dict[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them to `path`, which is whole or untouched at every moment.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is created if it is missing.
         objects: names to values; "kind" names what the file holds.
 
     Raises:
@@ -118,7 +118,7 @@ def _fault(error: Exception) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name of a file last, where folders can be synced."""
+    """Make the new name of a file durable, if folders can be synced."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -29,7 +29,7 @@ _FILES_KEPT = 2  # the newest, and the one before it in case that is damaged
 
 
 class CheckpointManager:
-    """Saves a run at most once every so many seconds, on SIGINT and SIGTERM, and at its end.
+    """Saves a run at most once in a number of seconds, on SIGINT and SIGTERM, and at its end.
 
     While it is entered, a signal first saves and then stops; a second signal stops at once. Several processes save
     together what each has, the main one reads and writes, and they stop together.
@@ -253,7 +253,8 @@ def _native(thing: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equality of plain values in which tuples are lists, a NaN is a NaN, and tables are compared where both have."""
+    """Equality of plain values in which tuples are lists, a NaN is a NaN, and dictionaries are compared by
+    the keys that both have."""
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_same(one[name], other[name]) for name in one.keys() & other.keys())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -50,7 +50,7 @@ def check_precision(parameter: Tensor, name: str) -> None:
 
 
 def as_tensor(x: Any, name: str) -> Tensor:
-    """`x` as a tensor that shares its memory where it can; a TypeError if it is no array of real numbers."""
+    """`x` as a tensor that shares its memory if it can; a TypeError if it is no array of real numbers."""
     tensor = _from_numpy(x, name) if isinstance(x, np.ndarray) else x
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}: give a tensor or a NumPy array")
@@ -77,7 +77,7 @@ def _real(x: Tensor, name: str) -> Tensor:
 
 
 def _from_numpy(x: np.ndarray[Any, Any], name: str) -> Tensor:
-    """The array as a tensor that shares its memory where it can."""
+    """The array as a tensor that shares its memory if it can."""
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} is an array of dtype {x.dtype}: give real numbers")
     if isinstance(x, np.ma.MaskedArray):
@@ -183,7 +183,7 @@ def check_watching(callback: Any, progress: Any, description: Any = "") -> None:
 
 
 def choice(value: Any, options: Sequence[str], name: str) -> str:
-    """`value` where it is one of the options; a ValueError that lists them where it is not.
+    """`value` if it is one of the options; otherwise a ValueError that lists them.
 
     Example:
         >>> choice("noise", ("noise", "data"), "start")

@@ -29,7 +29,7 @@ _single_process: ContextVar[bool] = ContextVar("single_process", default=False)
 
 @contextmanager
 def start() -> Iterator[None]:
-    """Join the processes that torchrun has started, for as long as the block lasts; without torchrun, do nothing.
+    """Join the processes that torchrun has started, inside the block; without torchrun, do nothing.
 
     Where there is a GPU for each of a machine's processes, each has its own and NCCL joins them; else Gloo does. An
     error that one process alone meets, such as a row that it alone cannot read, must end it: torchrun then ends the
@@ -63,7 +63,7 @@ def start() -> Iterator[None]:
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Work as if there were no other process, for as long as the block lasts.
+    """Work as a single process inside the block.
 
     Example:
         >>> with single_process():
@@ -78,22 +78,22 @@ def single_process() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes work as one."""
+    """The number of processes that work as one."""
     return 1 if _single_process.get() or not _joined() else dist.get_world_size()
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this process writes what all have done: the first of them does."""
+    """Whether this is the process that writes files: rank 0."""
     return rank() == 0
 
 
 def shows_progress() -> bool:
-    """Whether this process shows bars: the first does, also where all work alone."""
+    """Whether this process shows bars: the first does, also if each works alone."""
     return not _joined() or dist.get_rank() == 0
 
 
@@ -104,7 +104,7 @@ def print0(text: str) -> None:
 
 
 class LocalRange(NamedTuple):
-    """Which of n things are this process's, from `first` to before `last`, and what fraction of all they are."""
+    """The range of items of this process, from `first` to before `last`, and its fraction of all."""
 
     first: int
     last: int
@@ -112,7 +112,7 @@ class LocalRange(NamedTuple):
 
 
 def local_range(count: int) -> LocalRange:
-    """This process's things of so many: as many as the others', or one more."""
+    """The range of this process among `count` items; sizes differ by at most one."""
     if world_size() == 1:
         return LocalRange(0, count, 1.0)
     each, more = divmod(count, world_size())
@@ -133,9 +133,9 @@ def local_rows(rows: Any) -> tuple[Any, float]:
 
 
 def map_over_ranks(work: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
-    """What `work` makes of every item, in their order; each is done by one process alone, and known to all.
+    """Apply `work` to every item, each on one process, and return all results in order on all processes.
 
-    An error that one of them meets is raised on all.
+    An error on one process is raised on all.
     """
     place, count = rank(), world_size()
     own: list[Any] = []
@@ -153,7 +153,7 @@ def map_over_ranks(work: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
 
 
 def all_gather_object(thing: T) -> list[T]:
-    """The same thing of every process, by their numbers; tensors in it come on the CPU or where they were."""
+    """The object of every process, by rank; its tensors keep their device."""
     if world_size() == 1:
         return [thing]
     things: list[Any] = [None] * world_size()
@@ -169,7 +169,7 @@ def all_gather_rows(rows: Tensor, dim: int = 0) -> Tensor:
 
 
 def run_on_main(work: Callable[[], T]) -> T:
-    """What `work` gives on the main process, on all of them; an error of it is raised on all."""
+    """Run `work` on the main process and return its result on all; an error is raised on all."""
     if world_size() == 1:
         return work()
     answer: list[Any] = [None, None]
@@ -186,7 +186,7 @@ def run_on_main(work: Callable[[], T]) -> T:
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """The error as other processes can have it: its text, where it cannot be packed and unpacked."""
+    """The error as other processes can have it: its text, if it cannot be pickled."""
     try:
         return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]
     except Exception:
@@ -194,7 +194,7 @@ def _portable(error: Exception | None) -> Exception | None:
 
 
 def broadcast_scalars(values: Mapping[str, float]) -> dict[str, float]:
-    """Named numbers as the main process has them, so that all decide alike; every process has the same names."""
+    """The main process's values of named numbers, so that all processes decide alike."""
     if world_size() == 1:
         return dict(values)
     mine = torch.tensor(list(values.values()), dtype=torch.float64, device=_exchange_device())
@@ -203,7 +203,7 @@ def broadcast_scalars(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def all_reduce_max(*values: int) -> tuple[int, ...]:
-    """Each of some whole numbers as the process has it that has the largest."""
+    """The largest of each whole number over all processes."""
     if world_size() == 1:
         return values
     mine = torch.tensor(values, dtype=torch.int64, device=_exchange_device())
@@ -212,7 +212,7 @@ def all_reduce_max(*values: int) -> tuple[int, ...]:
 
 
 def all_reduce_scalars(*values: float) -> list[float]:
-    """Each of some numbers added up over all processes."""
+    """The sum of each number over all processes."""
     if world_size() == 1:
         return list(values)
     total = all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=_exchange_device()))
@@ -227,7 +227,7 @@ def first_non_empty(text: str) -> str:
 
 
 def all_reduce_sum(total: Tensor) -> Tensor:
-    """Put the sum over all processes into a tensor, and return it."""
+    """Sum a tensor over all processes, in place, and return it."""
     if world_size() == 2 and total.device.type == "cpu":
         # Two that send each other all wait for one message; in Gloo's ring they would wait for two halves in turn.
         theirs, other = torch.empty_like(total), 1 - rank()
@@ -242,7 +242,7 @@ def all_reduce_sum(total: Tensor) -> Tensor:
 
 
 def weighted_means(fraction: float, *own: Tensor) -> list[Tensor]:
-    """The means over all rows of a batch, from those over this process's fraction of them; one exchange for all."""
+    """Means over all rows of a batch, from the means over this process's fraction; one exchange for all."""
     if world_size() == 1:
         return list(own)
     flat = all_reduce_sum(torch.cat([value.flatten() for value in own]) * fraction)
@@ -252,7 +252,7 @@ def weighted_means(fraction: float, *own: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def broadcast_(values: Iterable[Tensor]) -> None:
-    """Make tensors those of the main process, in place."""
+    """Set tensors to those of the main process, in place."""
     if world_size() > 1:
         for value in values:
             dist.broadcast(value.data, src=0)
@@ -260,7 +260,7 @@ def broadcast_(values: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def check_replicated(values: Sequence[Tensor], name: str) -> None:
-    """Raise a RuntimeError if tensors are not the same bits on all processes."""
+    """Raise a RuntimeError if tensors differ between processes."""
     if world_size() == 1:
         return
     # Sums of bits do not depend on their order, as those of numbers do on other hardware.
@@ -279,7 +279,7 @@ def scale_loss_for_ddp(mean: Tensor, fraction: float) -> Tensor:
 
 @contextmanager
 def data_parallel(model: nn.Module, rows: int | None, batch_size: int) -> Iterator[nn.Module]:
-    """The model, whose backward pass takes the mean of the gradients over all processes, for batches of so many rows.
+    """The model in DistributedDataParallel, which averages its gradients over all processes.
 
     Raises:
         ValueError: if batch normalisation would meet one row on a process.

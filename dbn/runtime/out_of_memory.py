@@ -1,4 +1,4 @@
-"""What to make smaller, where memory runs out."""
+"""Errors that say what to make smaller if memory runs out."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ _ON_CPU = "allocate memory"  # what torch's error says there, which has no kind 
 
 @contextmanager
 def named_where_short(**sizes: object) -> Iterator[None]:
-    """Raise an `OutOfMemoryError` that names these sizes where memory runs out in the block, on a GPU or a CPU.
+    """Raise an `OutOfMemoryError` that names these sizes if memory runs out in the block, on a GPU or a CPU.
 
     Example:
         >>> with named_where_short(chains=10**12):

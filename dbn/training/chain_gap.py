@@ -19,8 +19,8 @@ def chain_gap(rbm: RBM, data: Tensor, chains: Tensor, hidden: Tensor | None = No
     that do not vary at all have z = 0 and are left out; at most √(n + m) is reached, by entries that are constant in
     both and differ. Of layers with more than 65,536 products, every k-th hidden unit is looked at.
 
-    About 1 where the chains are independent samples of an RBM that fits; entries hang together, and so single values
-    scatter. Much above 1 where the chains have lost a mode, or lag behind the weights.
+    About 1 if the chains are independent samples of an RBM that fits; entries hang together, and so single values
+    scatter. Much above 1 if the chains have lost a mode, or lag behind the weights.
 
     Args:
         rbm: the RBM.

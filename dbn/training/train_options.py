@@ -105,7 +105,7 @@ class TrainOptions(Options):
     )
     monitor_rows: int = option(1000, "rows of the fixed training subset that the history is computed on.", whole_number)
     record_every: int | None = option(
-        None, "also record every so many steps; an epoch always ends with a record.", optional(whole_number)
+        None, "steps between records inside an epoch; an epoch always ends with a record.", optional(whole_number)
     )
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ class RBMUpdate:
         self._buffers: dict[int, PhaseBuffers] = {}
 
     def buffers(self, rows: int) -> PhaseBuffers:
-        """Buffers for a batch of so many rows; those of the last few sizes are kept."""
+        """Buffers for a batch of this size; those of the last few sizes are kept."""
         if rows not in self._buffers:
             if len(self._buffers) == _BUFFERS_KEPT:
                 self._buffers.pop(next(iter(self._buffers)))

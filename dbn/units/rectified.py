@@ -81,7 +81,7 @@ class NoisyReLU(Unit):
     """Rectified units with Gaussian noise before the rectification: x = max(0, η + N(0, σ(η))), mean max(0, η).
 
     The infinite tied stack of Bernoulli units that they approximate has no finite energy of this form: they train and
-    encode, but every likelihood refuses them. Use `ReLU` where a likelihood is wanted.
+    encode, but every likelihood refuses them. Use `ReLU` for a likelihood.
 
     What is called the mean here, max(0, η), is not the mean of the samples. `sample` takes it for the field where it is
     above 0, and elsewhere the field that it is given, up to 0.

@@ -15,7 +15,7 @@ _NO_SETTINGS = ("training", "suggested_learning_rate", "learning_rate_factor", "
 class Tails(NamedTuple):
     """How the base measure of every column of a layer falls off far from zero: as exp(−γx²/2).
 
-    `precision` (size,) holds γ, NaN where it is unknown; `bounded` and `nonnegative` (size,) tell which columns take
+    `precision` (size,) holds γ, NaN if it is unknown; `bounded` and `nonnegative` (size,) tell which columns take
     values in a finite range, and which none below zero. `exact` tells whether the base measure is exp(−γx²/2) on all of
     ℝ, in every column.
     """
@@ -46,7 +46,7 @@ class Unit(nn.Module, ABC):
     #: Whether means and samples can be recorded on a GPU: nothing is decided by numbers read back from there, or
     #: by plain numbers that change. Each class says so for itself: what derives from it may do more.
     capturable = False
-    #: Whether `sample` draws with less work where the mean is known.
+    #: Whether `sample` draws with less work if the mean is known.
     draws_from_mean = False
     #: Learning rate of contrastive divergence that suits the unit (Hinton 2010, A practical guide to training RBMs).
     suggested_learning_rate = 0.1
@@ -101,7 +101,7 @@ class Unit(nn.Module, ABC):
 
     @abstractmethod
     def field_of_mean(self, mean: Tensor) -> Tensor:
-        """The field whose mean is `mean`, kept finite where the mean touches the border of the support."""
+        """The field whose mean is `mean`, kept finite if the mean touches the border of the support."""
 
     def mode(self, mean: Tensor) -> Tensor:
         """The most probable state of every unit at a mean, (…, size) -> (…, size)."""
@@ -113,7 +113,7 @@ class Unit(nn.Module, ABC):
 
     @property
     def cardinality(self) -> int | None:
-        """Number of joint states of the layer, or None where they cannot be counted."""
+        """Number of joint states of the layer, or None if they cannot be counted."""
         return None
 
     def states(self, index: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Unit(nn.Module, ABC):
 
         Args:
             x: values (n, size), or means.
-            field: the field of the means; None where x are values that were seen or sampled.
+            field: the field of the means; None if x are values that were seen or sampled.
         """
         learned = self.learned_parameters()
         if not (learned and self.has_energy):
@@ -242,7 +242,7 @@ def rebuildable_config(units: Unit, name: str) -> dict[str, Any]:
 
 
 def _first_difference(units: Unit, again: Unit) -> str:
-    """The name of a setting, or of a parameter's shape, that rebuilt units have lost; empty where all came back."""
+    """The name of a setting, or of a parameter's shape, that rebuilt units have lost; empty if all came back."""
     shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (units, again)]
     if shapes[0] != shapes[1]:
         return "shape of parameters"
@@ -287,7 +287,7 @@ def _is_ours(kind: type | None) -> bool:
 
 
 def written(values: Tensor, out: Tensor | None) -> Tensor:
-    """`values`, in `out` where one is given."""
+    """`values`, in `out` if given."""
     return values if out is None else out.copy_(values)
 
 
