@@ -162,7 +162,7 @@ def steps(hidden: int, batch: int, count: int) -> float:
 def apart(hidden: int, batch: int, count: int) -> float:
     """Return the same for a process that exchanges nothing."""
     with distributed.single_process():
-        return seconds(_work(hidden, batch, count, separate_gradient=True), torch.device("cpu")) / count
+        return seconds(_work(hidden, batch, count, apart=True), torch.device("cpu")) / count
 
 
 @cache
