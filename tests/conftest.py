@@ -34,6 +34,12 @@ def pytest_configure(config):
     torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
 
 
+def pytest_itemcollected(item):
+    """Three processes start slowly on two cores; the laws of two are enough for every run."""
+    if "three" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Tests of several processes come first: one worker does them all, and the other steals from the end."""
