@@ -40,6 +40,7 @@ from experiments.fuzzing import verdict
 from experiments.fuzzing.arguments import VISIBLE, one_of
 from experiments.fuzzing.public_api import Entry
 from experiments.fuzzing.subjects import draw_rbm, nothing
+from tests.support.selection import slow_but_for
 
 FEW = settings(deadline=None, max_examples=20, derandomize=True)
 WIDTH = 4
