@@ -52,7 +52,6 @@ class TrainOptions(Options):
         optional(as_schedule),
     )
     weight_decay: float = option(2e-4, "L2 cost of the weights.", finite_number)
-    bias_decay: float = option(0.0, "L2 cost of the biases.", finite_number)
     estimator: Estimator | None = option(
         None,
         "the negative phase, CD(1) by default.",
@@ -156,7 +155,6 @@ class TrainKeywords(TypedDict, total=False):
     learning_rate: PerLayer[float | Schedule | None]
     momentum: PerLayer[float | Schedule | None]
     weight_decay: PerLayer[float]
-    bias_decay: PerLayer[float]
     estimator: PerLayer[Estimator | None] | None
     centring: PerLayer[float | None]
     average_from: PerLayer[float | None]

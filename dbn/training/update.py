@@ -133,9 +133,6 @@ class RBMUpdate:
                 slopes["weight"].addr_(v, h, alpha=-rate * options.sparsity_cost)
             if "hidden_bias" in slopes:
                 slopes["hidden_bias"].add_(h, alpha=-rate * options.sparsity_cost)
-        for name in ("visible_bias", "hidden_bias"):
-            if options.bias_decay and name in slopes:
-                slopes[name].add_(self.rbm.get_parameter(name), alpha=-rate * options.bias_decay)
         if "weight" in slopes:
             slopes["weight"].add_(self.rbm.weight, alpha=-rate * options.weight_decay)
             if options.l1:
