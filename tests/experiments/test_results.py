@@ -22,7 +22,7 @@ from experiments import (
 )
 from tests.support.results import FORMAT
 
-RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 
 def _found(pattern):

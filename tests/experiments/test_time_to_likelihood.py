@@ -13,7 +13,7 @@ from experiments.benchmarking import rbms_library
 from experiments.benchmarking import time_to_likelihood as race
 from experiments.benchmarking.time_to_likelihood import Ours, Point, seconds_to
 
-RESULTS = Path(__file__).parent.parent / "experiments" / "results" / "benchmark-likelihood"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "benchmark-likelihood"
 TINY, CPU = PRESETS["tiny"], torch.device("cpu")
 
 
