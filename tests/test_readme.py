@@ -85,7 +85,7 @@ def test_the_two_commands_come_first():
     assert commands[1] == "pip install -e '.[test]' && python -m pytest"
 
 
-def test_every_picture_and_link_is_there():
+def test_all_pictures_and_links_exist():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     links = [page.parent / link for page in pages for link in re.findall(r"\]\(([^)]+)\)", page.read_text())]
     assert len(links) >= 15

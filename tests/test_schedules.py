@@ -45,7 +45,7 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_is_itself(epoch):
     assert as_schedule(line, "rate")(epoch) == line(epoch)
 
 
-def test_what_a_schedule_gives_is_looked_at_when_it_is_made_and_whenever_it_is_asked():
+def test_every_number_of_a_schedule_is_checked():
     for wrong, error in ((lambda epoch: None, TypeError), (lambda epoch: -1.0, ValueError), (len, TypeError)):
         with pytest.raises(error, match=r"^rate "):
             as_schedule(wrong, "rate")

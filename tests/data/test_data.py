@@ -174,7 +174,7 @@ def test_a_mapped_source_maps_every_view_and_keeps_labels():
 
 
 @pytest.mark.parametrize("kind", ["images", "memmap"])
-def test_shape_is_kept_where_asked(kind, tmp_path):
+def test_shape_is_kept_without_flatten(kind, tmp_path):
     data = {"images": ROWS.view(103, 1, 3), "memmap": memmap(tmp_path, ARRAY.reshape(103, 1, 3))}[kind]
     source = open_source(data, batch_size=10, like=LIKE, flatten=False)
     assert next(source.sequential()).x.shape == (10, 1, 3)

@@ -28,7 +28,7 @@ def test_what_has_no_room_is_streamed(full):
     assert isinstance(open_source(X, batch_size=9, like=torch.zeros(1)), StreamedSource)
 
 
-def test_everything_fits_where_it_is_already():
+def test_rows_already_on_the_device_always_fit():
     assert fits(X, torch.device("cpu"))
 
 

@@ -130,7 +130,7 @@ def test_one_process_downloads_and_the_others_wait(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_where_there_are_no_locks_none_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_lock_is_used_if_the_file_system_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(lock: Any, *given: Any, **more: Any) -> None:
         raise PermissionError("read-only file system")
 

@@ -94,7 +94,7 @@ def test_long_chains_give_the_gradient_of_the_likelihood(pair, name):
 
 @pytest.mark.parametrize("name", BIASED)
 @pytest.mark.parametrize("pair", LEARNABLE)
-def test_short_chains_and_wrong_pairs_do_not(pair, name):
+def test_short_chains_and_wrong_pairs_are_biased(pair, name):
     with pytest.raises(AssertionError):
         assert_unbiased(sizable(pair), BIASED[name]())
 
@@ -163,7 +163,7 @@ def test_a_student_learns_the_teacher(lesson, estimator):
 
 
 @pytest.mark.parametrize("lesson", slow_but_for(LESSONS[:1], LESSONS))
-def test_a_student_of_stale_pairs_does_not(lesson):
+def test_a_student_of_stale_pairs_does_not_learn_the_teacher(lesson):
     with pytest.raises(AssertionError, match="taught"):
         assert_learns(StalePairing(100), lesson)
 

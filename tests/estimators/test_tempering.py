@@ -43,7 +43,7 @@ class Uncoupled(ParallelTempering):
 
 
 @pytest.mark.slow
-def test_tempering_finds_both_modes_and_gibbs_and_silent_exchanges_do_not():
+def test_tempering_finds_both_modes_and_gibbs_sampling_does_not():
     tempering = ParallelTempering(200, temperatures=8)
     assert share_above(tempering) == pytest.approx(0.5, abs=0.02)
     assert float(tempering.exchanges.min()) > 0.2

@@ -396,7 +396,7 @@ def test_spreads_by_hand():
 
 
 @pytest.mark.slow
-def test_what_is_tried_survives(tmp_path):
+def test_every_fault_is_survived(tmp_path):
     rows = faults.main(["tiny", "--damages", "12", "--kills", "1", "--out", str(tmp_path)])["rows"]
     assert all(row["survived"] == row["tried"] > 0 for row in rows)
     assert len(rows) == 9

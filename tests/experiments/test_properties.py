@@ -220,7 +220,7 @@ def test_quantised_tensors_are_refused_by_name():
         RBM(WIDTH, 3).free_energy(torch.quantize_per_tensor(torch.zeros(2, WIDTH), 0.1, 0, torch.qint8))
 
 
-def test_numbers_that_the_machines_precision_cannot_hold_are_refused_before_anything_is_changed():
+def test_numbers_beyond_the_precision_of_the_rbm_are_refused_before_anything_changes():
     rbm = RBM(Gaussian(2), 2, seed=0)
     with pytest.raises(ValueError, match=r"^data lies in 0\.\.1e\+300, which torch.float32 cannot hold: rescale"):
         train(rbm, np.array([[0.0, 1e300]]), epochs=1, **QUIET)
@@ -228,7 +228,7 @@ def test_numbers_that_the_machines_precision_cannot_hold_are_refused_before_anyt
 
 
 @pytest.mark.parametrize("units", [Gaussian(2), Spin(2), Categorical(2)])
-def test_no_rows_are_no_likelihoods_and_nothing_to_sample_from(units):
+def test_zero_rows_give_zero_likelihoods_and_zero_samples(units):
     rbm, none = RBM(units, 2, seed=0), torch.zeros(0, 2)
     assert rbm.free_energy(none).shape == log_likelihood(rbm, none, 0.0).shape == (0,)
     for call in (reverse_ais, bracket):

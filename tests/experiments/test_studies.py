@@ -113,7 +113,7 @@ ERRORS = [[5.0, 6.0], [7.0, 20.0], [8.0, 90.0], [9.0, 9.0]]
 
 
 @pytest.mark.parametrize(("first", "words"), [(1, "none"), (3, "fewer than 3")])
-def test_a_start_that_never_trains_is_said_to_as_far_as_was_tried(first, words):
+def test_a_start_that_never_trains_is_reported_up_to_the_depth_tried(first, words):
     arms = [{"start": "He", "depth": first, "test_error": [5.0, 90.0]}]
     assert depth.table(arms, trained=20.0).splitlines()[2].split("|")[-2].strip() == words
 
@@ -201,7 +201,7 @@ def test_a_folder_of_another_version_is_refused(tmp_path):
         labels.main(["tiny", "--out", str(tmp_path)])
 
 
-def test_a_refit_that_diverges_is_said_to(tmp_path, monkeypatch):
+def test_a_refit_that_diverges_is_reported(tmp_path, monkeypatch):
     def diverging(network, train, validation, *given, **more):
         if validation is None:
             raise DivergenceError("left the finite numbers")

@@ -108,7 +108,7 @@ def test_one_step_of_gradient_descent_is_the_formula():
 
 
 @pytest.mark.parametrize("make", [plain, conv, lambda: seeded(Custom)])
-def test_a_largest_norm_shrinks_what_leads_into_a_unit_and_nothing_else(make):
+def test_max_norm_shrinks_only_the_weights_into_a_unit(make):
     free, bound = make(), make()
     x = IMAGES.view(-1, 1, 8, 8) if make is conv else IMAGES
     for model, norm in ((free, None), (bound, 0.5)):

@@ -19,7 +19,7 @@ from tests.support.recorded_runs import FULL, X, Y, network, same
     ],
     ids=["adam", "adamw", "loss", "sgd", "schedules"],
 )
-def test_replayed_fine_tuning_is_plain_fine_tuning(options, recording):
+def test_replayed_fine_tuning_equals_eager_fine_tuning(options, recording):
     def tuned():
         model = network().double()
         return model, finetune(model, X, Y, epochs=5, batch_size=50, progress=False, seed=1, **options)
@@ -61,14 +61,14 @@ class Ours(nn.Linear):
     ],
     ids=["optimiser", "loss", "module"],
 )
-def test_what_is_not_known_is_not_recorded(options, recording):
+def test_unknown_losses_and_optimisers_are_not_captured(options, recording):
     seen, options = recording(), dict(options)
     model = options.pop("model", None) or network()
     finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1, **options)
     assert not seen.recordings
 
 
-def test_another_dropout_is_heeded(recording):
+def test_a_changed_dropout_is_captured_again(recording):
     def tuned():
         model = network().double()
         drop = lambda record: setattr(model[4], "p", 0.0 if record["epoch"] >= 2 else 0.5)  # noqa: E731
@@ -81,7 +81,7 @@ def test_another_dropout_is_heeded(recording):
 
 
 @pytest.mark.parametrize("where", ["optimiser", "parameter", "instance"])
-def test_what_somebody_hangs_on_is_not_recorded(where, recording):
+def test_networks_with_replaced_forward_or_step_are_not_captured(where, recording):
     seen, model, calls = recording(), network(), []
 
     def build(groups, lr):
@@ -107,7 +107,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_whatever_a_callback_changes_is_heeded(what, recording):
+def test_settings_changed_by_a_callback_are_captured_again(what, recording):
     def tuned():
         model, loss, built = network().double(), nn.CrossEntropyLoss(), []
 
@@ -128,7 +128,7 @@ def test_whatever_a_callback_changes_is_heeded(what, recording):
     assert seen.recordings == 2
 
 
-def test_a_hook_that_a_callback_hangs_on_is_called(recording):
+def test_a_hook_added_by_a_callback_is_called(recording):
     seen, model, calls = recording(), network(), []
 
     def hang(record):
@@ -152,7 +152,7 @@ def test_a_callback_finds_the_gradients_of_the_last_step(recording):
     assert seen.replays == FULL
 
 
-def test_a_network_with_hooks_is_not_recorded(recording):
+def test_a_network_with_hooks_is_not_captured(recording):
     seen, model, calls = recording(), network(), []
     model.register_forward_hook(lambda *_: calls.append(1))
     finetune(model, X, Y, epochs=2, batch_size=50, progress=False, seed=1)

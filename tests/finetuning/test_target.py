@@ -186,7 +186,7 @@ def test_more_labels_are_right_as_the_loss_falls_and_the_best_epoch_is_kept():
     assert kept.loss < 0.6 * history["validation_loss"][0]
 
 
-def test_a_network_remembers_what_for_until_it_is_trained_for_something_else():
+def test_a_network_remembers_its_target_until_it_is_trained_for_another():
     model = network()
     finetune(model, X, SEVERAL, epochs=1, loss=nn.BCEWithLogitsLoss(), **QUIET)
     assert evaluate(model, X, SEVERAL) == evaluate(model, X, SEVERAL, loss=nn.BCEWithLogitsLoss())
@@ -281,7 +281,7 @@ def test_validation_labels_are_of_the_kind_of_those_of_training(y):
         finetune(network(), X, CLASSES, epochs=1, validation=(X, y), **QUIET)
 
 
-def test_one_output_that_was_not_trained_here_predicts_nothing_it_does_not_know():
+def test_an_untrained_network_with_one_output_refuses_to_predict():
     with pytest.raises(ValueError, match=r"model has 1 output, .* use model"):
         predict(network(1), X)
 

@@ -121,7 +121,7 @@ def test_samples_and_data_are_left_as_they_are():
 
 
 @pytest.mark.slow
-def test_bases_that_agree_at_a_healthy_size_may_be_tens_of_nats_too_low_and_the_verdict_says_so():
+def test_the_verdict_reports_bases_that_agree_tens_of_nats_too_low():
     pixels = datasets.load("mnist-sample").train.x
     rbm, estimator = RBM(784, 256, seed=0), CD(1, sample_visible=True)
     train(rbm, pixels, epochs=60, estimator=estimator, initialise_bias=False, progress=False, seed=0)

@@ -74,7 +74,7 @@ def exact_and_bound(stack):
 
 
 @pytest.mark.parametrize("pair", slow_but_for([("labels", "bernoulli")], ENUMERABLE_PAIRS))
-def test_the_bound_is_that_of_enumeration_and_below_the_likelihood(pair):
+def test_the_bound_equals_enumeration_and_lies_below_the_likelihood(pair):
     stack = stack_of(*pair, "bernoulli")
     states, exact, bound = exact_and_bound(stack)
     assert bool((bound <= exact + 1e-12).all())

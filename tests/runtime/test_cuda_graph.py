@@ -19,14 +19,14 @@ def called(replay, times):
         replay()
 
 
-def test_work_is_done_once_a_call(recording):
+def test_a_graphed_step_runs_once_per_call(recording):
     seen, number = recording(), torch.zeros(3)
     called(replay_of(lambda: number.add_(1), lambda: [number]), 10)
     assert number.tolist() == [10, 10, 10]
     assert seen.replays == 7
 
 
-def test_work_that_cannot_be_recorded_is_done_plainly_and_said_once(recording):
+def test_a_step_that_cannot_be_captured_runs_eagerly_after_one_warning(recording):
     recording()
     number = torch.zeros(3)
     replay = replay_of(lambda: number.add_(1 + 0 * float(number[0])), lambda: [number])
@@ -36,7 +36,7 @@ def test_work_that_cannot_be_recorded_is_done_plainly_and_said_once(recording):
     assert number.tolist() == [5, 5, 5]
 
 
-def test_a_replay_that_does_something_else_is_given_up(recording):
+def test_a_replay_that_differs_from_the_eager_run_is_abandoned(recording):
     recording()
     number, calls = torch.zeros(3), []
 
@@ -53,7 +53,7 @@ def test_a_replay_that_does_something_else_is_given_up(recording):
     assert number.tolist() == [1 + 2 + 3 + 5 + 6] * 3
 
 
-def test_work_is_recorded_anew_where_a_tensor_has_moved(recording):
+def test_a_step_is_captured_again_if_a_tensor_has_moved(recording):
     recording()
     held = [torch.zeros(3)]
     replay = replay_of(lambda: held[0].add_(1), lambda: held)
@@ -64,7 +64,7 @@ def test_work_is_recorded_anew_where_a_tensor_has_moved(recording):
     assert replay.captures == 2
 
 
-def test_tensors_that_never_stay_where_they_are_end_the_recording(recording, monkeypatch):
+def test_tensors_that_move_at_every_step_end_capturing(recording, monkeypatch):
     recording()
     monkeypatch.setattr(dbn.runtime.cuda_graph, "_MAX_CAPTURES", 3)
     held, moved = [torch.zeros(3)], []
@@ -81,7 +81,7 @@ def test_tensors_that_never_stay_where_they_are_end_the_recording(recording, mon
     assert held[0].tolist() == [9, 9, 9]
 
 
-def test_a_recording_anew_draws_anew(recording):
+def test_replays_draw_new_random_numbers(recording):
     recording()
     drawn, draw = torch.zeros(2), generator(3)
     replay = replay_of(lambda: drawn.uniform_(generator=draw), lambda: [drawn], draw)

@@ -9,7 +9,7 @@ from dbn import (
 from tests.support.oracles import generator
 
 
-def test_one_process_is_alone_and_changes_nothing():
+def test_a_single_process_exchanges_nothing():
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.local_range(7) == (0, 7, 1.0)
     assert distributed.local_rows([1, 2]) == ([1, 2], 1.0)
@@ -32,7 +32,7 @@ def portions(count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 100])
-def test_every_thing_is_one_process_s(three, count):
+def test_each_item_belongs_to_exactly_one_process(three, count):
     found = three(portions, count)
     assert [i for (first, last, _), _ in found for i in range(first, last)] == list(range(count))
     sizes = [last - first for (first, last, _), _ in found]
@@ -60,7 +60,7 @@ def exchanged():
     }
 
 
-def test_what_is_exchanged_is_the_same_on_both(two):
+def test_collectives_return_the_same_on_both_processes(two):
     ours, theirs = two(exchanged)
     assert (ours.pop("seed"), theirs.pop("seed") != 5) == (5, True)
     assert torch.equal(ours["sum"], torch.ones(2, 2))

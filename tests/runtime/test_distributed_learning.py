@@ -76,7 +76,7 @@ def in_single(_=None):
     return numbers(rbm), history.last
 
 
-def test_in_single_precision_they_part_by_rounding(two):
+def test_in_single_precision_two_processes_differ_by_rounding(two):
     (ours, record), _ = two(in_single)
     theirs, other = in_single()
     assert record["step"] == other["step"] == 100
@@ -84,7 +84,7 @@ def test_in_single_precision_they_part_by_rounding(two):
 
 
 @pytest.mark.parametrize("recipe", slow_but_for(["centred", "held back", "averaged"], RECIPES))
-def test_three_of_which_one_has_no_row_at_times_do_too(three, recipe, tmp_path):
+def test_three_processes_learn_as_one_although_one_may_have_no_row(three, recipe, tmp_path):
     assert_as_one(three(by_means, "tensor", tmp_path, recipe), by_means("tensor", tmp_path, recipe))
 
 

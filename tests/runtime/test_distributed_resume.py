@@ -123,7 +123,7 @@ def parted_and_whole():
     return whole["a"][0]["joined"].tolist(), part["a"][0].value.tolist(), part["a"][1], part["b"]
 
 
-def test_what_is_parted_comes_together_and_apart_again(two):
+def test_gathered_shards_can_be_split_again(two):
     rest = (5, {"c": "text"})
     assert two(parted_and_whole) == [([0, 1, 0, 1, 2], [0, 1, 0], *rest), ([0, 1, 0, 1, 2], [1, 2], *rest)]
 

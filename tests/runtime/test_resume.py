@@ -260,7 +260,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         finetune(model, ROWS, LABELS, epochs=1, batch_size=np.int64(20), optimiser=sgd, checkpoint=tmp_path / "f")
 
 
-def test_schedules_are_asked_about_no_epoch_outside_the_run(tmp_path):
+def test_schedules_are_evaluated_inside_the_run_only(tmp_path):
     train(RBM(6, 4), ROWS, epochs=2, learning_rate=lambda epoch: [0.1, 0.05][int(epoch)], checkpoint=tmp_path, **QUIET)
     model, rate = nn.Sequential(nn.Linear(6, 2)), lambda epoch: 1e-3 * (1 - epoch / 2)
     finetune(model, ROWS, LABELS, epochs=2, learning_rate=rate, checkpoint=tmp_path / "f", **QUIET)

@@ -97,7 +97,7 @@ def test_an_estimator_without_chains_has_no_gap():
 
 @pytest.mark.parametrize("estimator", CHAINED, ids=str)
 @pytest.mark.parametrize("hidden", [4, ReLU(4)], ids=str)
-def test_recording_it_changes_no_bit_and_draws_nothing(estimator, hidden):
+def test_chain_gap_changes_no_bit_of_training_and_draws_nothing_from_it(estimator, hidden):
     trained = []
     for every in (None, 1):
         rbm, own = RBM(6, hidden, seed=0), copy.deepcopy(estimator)

@@ -34,14 +34,14 @@ def test_it_stops_after_its_patience_and_leaves_the_best():
     assert not torch.equal(peak.seen[2], peak.seen[4])
 
 
-def test_scores_are_taken_every_so_many_epochs():
+def test_scores_are_computed_every_given_number_of_epochs():
     rbm, peak = RBM(6, 4, seed=0), Peak(2)
     history = train(rbm, data(), epochs=50, stopping=EarlyStopping(peak, every=3, patience=1), **QUIET)
     assert [record["epoch"] for record in history if "score" in record] == [3.0, 6.0, 9.0]
     assert len(history) == 9
 
 
-def test_without_a_stop_the_best_weights_are_left_all_the_same():
+def test_the_best_weights_are_kept_even_if_training_does_not_stop_early():
     rbm, peak = RBM(6, 4, seed=0), Peak(2)
     assert len(train(rbm, data(), epochs=4, stopping=EarlyStopping(peak), **QUIET)) == 4
     assert torch.equal(rbm.weight.detach(), peak.seen[1])

@@ -83,7 +83,7 @@ def test_a_step_stays_on_the_device_and_reads_nothing_back(layers, estimator, mo
     assert {value.device.type for value in (learner.flat_velocity, learner.activity, *learner.centre[0])} == {"cuda"}
 
 
-def test_relu_units_read_numbers_back_and_say_that_they_cannot_be_recorded(mode):
+def test_relu_units_read_numbers_back_and_are_not_capturable(mode):
     rbm = machine(lambda: (Bernoulli(12), ReLU(7)))
     assert not rbm.hidden.capturable
     with pytest.raises(DataDependentOutputException):

@@ -37,7 +37,7 @@ def local_rows(units):
 
 @pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "options"])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_replayed_training_is_plain_training(name, options, recording):
+def test_replayed_training_equals_eager_training(name, options, recording):
     plain, estimator = trained(ESTIMATORS[name](), **options), ESTIMATORS[name]()
     seen = recording()
     same(trained(estimator, **options), plain)
@@ -45,7 +45,7 @@ def test_replayed_training_is_plain_training(name, options, recording):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_kind_of_unit_that_says_so_can_be_replayed(name, recording):
+def test_every_capturable_unit_can_be_replayed(name, recording):
     rates = {"learning_rate": 1e-3}
     plain = trained(PCD(20), LAYERS[name], **rates)
     seen = recording()
@@ -75,13 +75,13 @@ class Counted(Bernoulli):
         (CD, lambda: (Joint(Bernoulli(6), Counted(6)), Bernoulli(7))),
     ],
 )
-def test_what_derives_from_ours_is_not_recorded(estimator, layers, recording):
+def test_subclasses_of_units_and_estimators_are_not_captured(estimator, layers, recording):
     seen = recording()
     trained(estimator(), layers)
     assert not seen.recordings
 
 
-def test_a_setting_that_is_changed_on_the_way_is_heeded(recording):
+def test_a_setting_changed_by_a_callback_is_captured_again(recording):
     def grown():
         estimator = CD(1)
         return trained(estimator, callback=lambda record: setattr(estimator, "steps", 1 + int(record["epoch"] >= 2)))
@@ -91,7 +91,7 @@ def test_a_setting_that_is_changed_on_the_way_is_heeded(recording):
     assert seen.recordings == 2
 
 
-def test_a_run_leaves_no_recording_behind(recording, monkeypatch):
+def test_a_run_frees_its_graph(recording, monkeypatch):
     recording()
     left = weakref.WeakSet()
     monkeypatch.setattr(
@@ -124,7 +124,7 @@ def test_a_step_that_breaks_off_leaves_the_chains_where_they_were():
     assert torch.equal(chains, numbers)
 
 
-def test_units_that_read_numbers_back_are_not_recorded(recording):
+def test_units_that_read_numbers_back_are_not_captured(recording):
     seen = recording()
     trained(CD(1), lambda: (Bernoulli(12), ReLU(7)), learning_rate=1e-3)
     assert not seen.recordings

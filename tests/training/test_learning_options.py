@@ -100,7 +100,7 @@ def shown(binarise):
     return torch.stack(watching.seen)
 
 
-def test_pixels_are_drawn_anew_at_every_presentation_or_thresholded_or_left_grey():
+def test_binarise_draws_pixels_at_every_presentation_or_thresholds_them():
     drawn = shown("sample")
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(drawn[0], drawn[1])
@@ -109,7 +109,7 @@ def test_pixels_are_drawn_anew_at_every_presentation_or_thresholded_or_left_grey
     assert float(shown(None)[0, 0, 0]) == pytest.approx(0.3)
 
 
-def test_stacks_draw_their_pixels_too_and_what_is_watched_stands_still():
+def test_stacks_binarise_too_and_monitored_rows_stay_the_same():
     grey = torch.rand(200, 6, generator=generator(0))
     stack, again = DBN([6, 4, 3], seed=0), DBN([6, 4, 3], seed=0)
     histories = stack.pretrain(grey, epochs=2, learning_rate=0.0, binarise="sample", validation=grey, **QUIET)

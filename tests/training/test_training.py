@@ -242,7 +242,7 @@ def test_there_is_no_gap_without_validation_rows():
 
 
 @pytest.mark.parametrize("every", [None, 1, 2, 3, 4, 7])
-def test_records_come_every_so_many_steps_and_at_the_end_of_epochs(every):
+def test_records_are_made_every_given_number_of_steps_and_at_the_end_of_epochs(every):
     seen = []
     history = train(RBM(6, 4), pixels(), epochs=2, batch_size=50, record_every=every, callback=seen.append, **QUIET)
     steps = sorted({4, 8, *(() if every is None else range(every, 9, every))})
