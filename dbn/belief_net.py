@@ -94,10 +94,10 @@ class DBN(nn.Module):
                 along are ignored. Each of several processes is given all of them.
             epochs: passes over the data, one value or a list with one per layer.
             upward: pass "means" (Hinton's recipe) or fresh "samples" of the hidden units to the next layer.
-            start: start every RBM after the first from its "own" parameters, or "transposed", as the one below upside
-                down: W₂ = W₁ᵀ. With this start the stack is the RBM below, its variational bound is tight, and training
-                on samples by an unbiased gradient can only raise it. The layer must have the units of the one two
-                below.
+            start: "own": every RBM starts from its own parameters. "transposed": every RBM after the first starts as
+                the one below, upside down: W₂ = W₁ᵀ. With this start the stack is the RBM below, its variational bound
+                is tight, and training on samples by an unbiased gradient can only raise it. The layer must have the
+                units of the one two below.
             validation: validation rows, for the free-energy gap of every layer.
             binarise: as for `train`, of the data, not of what is passed upwards.
             cache_bytes: encodings for the next layer are kept in memory up to this size, and computed anew for every
@@ -127,7 +127,7 @@ class DBN(nn.Module):
             >>> [len(history) for history in histories]
             [1, 2]
         """
-        check_names(TrainOptions, "pretrain", options)
+        check_names(DBN.pretrain, options)
         given = per_layer_options({"epochs": epochs, **options}, len(self.layers))
         return pretrain(
             self.layers,

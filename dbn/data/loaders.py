@@ -79,6 +79,10 @@ class LoaderSource(Source):
     def steps(self) -> int | None:
         return length_of(self.loader)
 
+    @property
+    def rows_in_last_batch(self) -> int | None:
+        return None  # samplers may leave rows out
+
     def with_batch_size(self, batch_size: int) -> Self:
         return self  # the loader has made its batches
 

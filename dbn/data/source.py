@@ -56,6 +56,11 @@ class Source(ABC):
         """Number of batches a pass, if it is known."""
         return None if self.rows is None else -(-self.rows // self.batch_size)
 
+    @property
+    def rows_in_last_batch(self) -> int | None:
+        """Number of rows of the last batch of a pass, if it is known."""
+        return None if self.rows is None else self.rows % self.batch_size or min(self.batch_size, self.rows)
+
     def with_batch_size(self, batch_size: int) -> Self:
         """The same rows in batches of another size, if the source decides it."""
         other = copy.copy(self)
@@ -131,7 +136,7 @@ def data_config(source: Source, validation: Source | None, generator: Generator 
     return {
         "rows": source.rows,
         "columns": source.width,
-        "rows_a_batch": source.batch_size,
+        "rows per batch": source.batch_size,
         "batches": source.steps,
         "seed": None if generator is None else generator.initial_seed(),
         "data": fingerprint(*source.contents()),

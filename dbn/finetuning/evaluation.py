@@ -234,7 +234,7 @@ def check_learns(model: nn.Module, source: Source) -> None:
 def check_last_batch(model: nn.Module, source: Source) -> None:
     """Raise a ValueError if the last batch has one row, and batch normalisation cannot take it."""
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if not normalised or source.rows is None or (source.rows % source.batch_size or source.batch_size) != 1:
+    if not normalised or source.rows_in_last_batch != 1:
         return
     try:
         with torch.no_grad():
@@ -299,7 +299,9 @@ def judge(model: nn.Module, data: Labelled) -> Evaluation:
     if not judged:
         raise ValueError(f"labels of {data.name} mark all rows to be left out: give some with a class")
     error = wrong / judged
-    return Evaluation(error, 1 - error if data.target.counts else math.nan, summed / weight, rows)
+    return Evaluation(
+        error, 1 - error if data.target.counts else math.nan, summed / weight if weight else math.nan, rows
+    )
 
 
 def loss_of(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
@@ -333,7 +335,9 @@ def with_own_parameters(model: nn.Module) -> list[nn.Module]:
 def last_layer(model: nn.Module) -> nn.Module:
     """The last layer with parameters: of a Sequential the last that is called, else the last that was registered."""
     if isinstance(model, nn.Sequential):
-        return last_layer(next(part for part in reversed(list(model)) if with_own_parameters(part)))
+        called_last = next((part for part in reversed(list(model)) if with_own_parameters(part)), None)
+        if called_last is not None:
+            return last_layer(called_last)
     return with_own_parameters(model)[-1]
 
 

@@ -73,8 +73,8 @@ def finetune(
             are refused by a network that takes 0..1, as `evaluate` says.
         y: class numbers, integers of shape (n,) or (n, 1), for a network with an output for each class; or real
             targets, floats of shape (n, k), or (n,) for one output; or what `loss` takes. None if `x` brings them
-            along. These and `loss`, for containers their first batch, tell once what the network is for; the network
-            remembers it, for `evaluate` and `predict`.
+            along. What the network is for is decided once, from these and `loss`; of a container, from its first
+            batch. The network remembers it, for `evaluate` and `predict`.
         epochs: passes over the data.
         validation: (inputs, labels), or a Dataset or DataLoader of them. The weights of the epoch with the lowest error
             on them are kept, and of epochs with equal errors those with the lowest loss. The error is that of
@@ -114,7 +114,7 @@ def finetune(
     """
     check_model(model)
     check_watching(callback, progress, description)
-    settings = FinetuneOptions.from_keywords("finetune", {"epochs": epochs, **options})
+    settings = FinetuneOptions.from_keywords(finetune, {"epochs": epochs, **options})
     if settings.patience is not None and validation is None:
         raise ValueError("patience is given without validation: give the rows whose error is to be watched")
     groups = _parameter_groups(
@@ -122,13 +122,13 @@ def finetune(
     )
     destination = like_of(model).device if device is None else choose_device(device)
     generator = as_generator(generator, seed, destination)
-    generators = _with_separate_dropout(distributed.generators(generator, destination))
     build = optimiser_factory(settings.optimiser)
     model.to(destination)
     data, held_out, scale = _open(model, x, y, validation, settings)
     rates = settings.learning_rates
     optimizer = build(groups, lr=rates[0](0.0))
     check_instance(optimizer, Optimizer, "optimiser", "what builds a torch optimiser, such as torch.optim.AdamW")
+    generators = _with_separate_dropout(distributed.generators(generator, destination))
     of_validation, best = None if held_out is None else held_out.source, BestWeights(model)
 
     def config() -> State:
@@ -165,6 +165,7 @@ def finetune(
         if not state.done:
             fit(task, state, settings.epochs, callback=callback, progress=progress)
             state.finish()
+        task.close()
     return state.history
 
 
@@ -291,7 +292,8 @@ def _open(
     scale, loss = known_scale(model), settings.loss
     data = open_labelled(model, x, y, name="x", loss=loss, batch_size=settings.batch_size, scale=scale)
     check_learns(model, data.source)
-    check_last_batch(model, data.source)
+    if settings.epochs:
+        check_last_batch(model, data.source)
     scale = scale_of_training(scale, data.source.representative_rows(_ROWS_FOR_SCALE))
     if validation is None:
         return data, None, scale

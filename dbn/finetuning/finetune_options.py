@@ -34,7 +34,7 @@ class FinetuneOptions(Options):
         "such as `torch.optim.AdamW`.",
         lambda value, name: optimiser_factory(value),
     )
-    weight_decay: float = option(0.0, "as the optimiser defines it, on weights and not on biases.", finite_number)
+    weight_decay: float = option(0.0, "the optimiser's weight decay, applied to weights only.", finite_number)
     max_norm: float | None = option(
         None,
         "after every update, shrink the weights into each unit of each layer to a Euclidean norm of at most "

@@ -305,7 +305,7 @@ def _is_class_numbers(labels: Tensor, outputs: int) -> bool:
     """Whether labels for a loss of the user's are class numbers, of which those below 0 mark unlabelled rows."""
     if labels.is_floating_point() or not _one_a_row(labels) or outputs == 1:
         return False
-    return 0 <= int(labels.max()) < outputs
+    return -1 <= int(labels.max()) < outputs
 
 
 def _is_exact(labels: Tensor) -> bool:

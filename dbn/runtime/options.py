@@ -48,20 +48,20 @@ class Options:
             one.metadata["check"](getattr(self, one.name), one.name)
 
     @classmethod
-    def from_keywords(cls, caller: str, given: Mapping[str, Any]) -> Self:
-        """The options that a call was given; a TypeError names the nearest option if one is unknown."""
-        check_names(cls, caller, given)
+    def from_keywords(cls, function: Callable[..., Any], given: Mapping[str, Any]) -> Self:
+        """The options that a call of a function was given; a TypeError names the nearest one if one is unknown."""
+        check_names(function, given)
         return cls(**given)
 
 
-def check_names(options: type[Options], caller: str, given: Mapping[str, Any]) -> None:
-    """Raise a TypeError for a keyword that no option has, as Python does, with the nearest one."""
-    known = [one.name for one in fields(options)]
+def check_names(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise a TypeError for a keyword that a function does not have, as Python does, with the nearest one."""
+    known = list(inspect.signature(function).parameters)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             advice = f": did you mean {near[0]!r}?" if near else f": known are {', '.join(known)}"
-            raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{advice}")
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{advice}")
 
 
 def takes(options: type[Options]) -> Callable[[F], F]:

@@ -113,7 +113,7 @@ def train(
     check_watching(callback, progress, description)
     generator = as_generator(generator, seed, rbm.weight.device)
     generators = distributed.generators(generator, rbm.weight.device)
-    settings = TrainOptions.from_keywords("train", {"epochs": epochs, **options})
+    settings = TrainOptions.from_keywords(train, {"epochs": epochs, **options})
     check_trainable(rbm, settings, validated=validation is not None)
     rows = open_training_data(rbm, data, validation, binarise, settings, generators)
 
@@ -176,6 +176,7 @@ def train_rbm(rbm: RBM, data: TrainingData, options: TrainOptions, generators: G
     if run.saved is not None:
         state.resume(run.saved)
     if state.done:
+        task.close()
         return state.history
     with torch.autocast(rbm.weight.device.type, enabled=False):
         fit(

@@ -374,3 +374,51 @@ def test_a_last_batch_of_one_row_under_batch_normalisation_is_refused_before_any
     with pytest.raises(ValueError, match="the last of the batches of 10 has one row"):
         finetune(model, torch.randn(21, 3), torch.arange(21) % 2, epochs=1, batch_size=10, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_loader_that_leaves_out_rows_is_not_refused_for_a_batch_that_it_never_makes():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    data = TensorDataset(torch.randn(250, 3), torch.arange(250) % 3)
+    finetune(model, DataLoader(data, batch_size=83, drop_last=True), epochs=1, progress=False)
+
+
+def test_classes_of_weight_zero_have_an_error_and_no_loss():
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1.0, 2.0]))
+    found = evaluate(nn.Sequential(nn.Linear(3, 3)), torch.randn(4, 3), torch.zeros(4).long(), loss=loss)
+    assert math.isnan(found.loss)
+    assert 0 <= found.error <= 1
+
+
+class Weighted(nn.Sequential):
+    """A Sequential whose only parameters are its own."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten())
+        self.weight = nn.Parameter(torch.zeros(3, 3))
+
+    def forward(self, x):
+        return super().forward(x) @ self.weight
+
+
+def test_a_sequential_with_parameters_of_its_own_is_trained():
+    model = Weighted()
+    finetune(model, torch.randn(9, 3), torch.arange(9) % 3, epochs=1, progress=False)
+    assert bool((model.weight != 0).any())
+
+
+def test_a_first_batch_without_labels_is_one_of_classes_under_a_loss_of_ones_own():
+    data = TensorDataset(torch.randn(40, 3), torch.cat([torch.full((20,), -1), torch.arange(20) % 3]))
+    loss = lambda outputs, labels: functional.cross_entropy(outputs[labels >= 0], labels[labels >= 0])  # noqa: E731
+    model = nn.Sequential(nn.Linear(3, 3))
+    finetune(model, DataLoader(data, batch_size=10), epochs=1, loss=loss, progress=False)
+    assert predict(model, torch.randn(5, 3)).shape == (5,)
+    with pytest.raises(ValueError, match="labels of x mark all rows to be left out"):
+        evaluate(model, torch.randn(4, 3), torch.full((4,), -1), loss=loss)
+
+
+def test_a_refused_call_leaves_the_generator_as_it_was():
+    draw = generator(5)
+    before = draw.get_state()
+    with pytest.raises(ValueError, match="labels"):
+        finetune(nn.Sequential(nn.Linear(3, 3)), torch.randn(4, 3), torch.full((4,), 9), epochs=1, generator=draw)
+    assert torch.equal(draw.get_state(), before)

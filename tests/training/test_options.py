@@ -49,9 +49,10 @@ def test_type_checkers_know_every_option_and_its_type(keywords, options):
             lambda: finetune(nn.Linear(3, 2), X, X, epochs=1, optimizer="sgd"),
             r"finetune\(\) .*did you mean 'optimiser'",
         ),
+        (lambda: train(RBM(3, 2), X, epochs=1, validaton=X), r"'validaton': did you mean 'validation'"),
         (
             lambda: train(RBM(3, 2), X, epochs=1, zzz=1),
-            r"unexpected keyword argument 'zzz': known are epochs, batch_size",
+            r"unexpected keyword argument 'zzz': known are rbm, data, epochs",
         ),
     ],
 )
