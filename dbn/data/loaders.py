@@ -90,7 +90,10 @@ class LoaderSource(Source):
         yield from contents_of_dataset(self.loader.dataset)
         for holder in _samplers_of(self.loader):
             yield type(holder).__qualname__
-            yield from (value for value in vars(holder).values() if isinstance(value, Tensor))
+            if isinstance(holder, list | tuple | range):
+                yield holder
+            values = getattr(holder, "__dict__", {}).values()
+            yield from (value for value in values if isinstance(value, Tensor))
         yield from (str(generator.initial_seed()) for generator in self.generators)
 
     def batches(self, generator: Generator | None, buffer_of: BufferOf | None = None, skip: int = 0) -> Iterator[Batch]:

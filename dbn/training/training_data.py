@@ -50,6 +50,7 @@ def presented(
     if rbm.visible.cardinality is None:
         raise TypeError(f'binarise is "{binarise}", but {rbm.visible} have infinitely many states: leave it out')
     if binarise == "threshold":
+        _check_mode(rbm)
         return MappedSource(source, rbm.visible.mode, source.width, deterministic=source.deterministic)
 
     def drawn(rows: Tensor, draw_from: Generator | None = generator) -> Tensor:
@@ -57,6 +58,13 @@ def presented(
 
     # What is watched must not draw what training draws, and must be the same at every call.
     return MappedSource(source, drawn, source.width, lambda rows: drawn(rows, _still(rows.device)))
+
+
+def _check_mode(rbm: RBM) -> None:
+    try:
+        rbm.visible.mode(rbm.visible.mean(torch.zeros_like(rbm.visible_bias)))
+    except TypeError as error:  # of units of the user's
+        raise TypeError(f'binarise is "threshold", but {error}') from error
 
 
 def _still(device: torch.device) -> Generator:

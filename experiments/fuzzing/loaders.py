@@ -30,6 +30,11 @@ Data = Dataset[Any]
 Loader = DataLoader[Any]
 
 
+def _real(rows: Tensor) -> Tensor:
+    """Convert rows to float32, of complex numbers the real part, without torch's warning of it."""
+    return (rows.real if rows.is_complex() else rows).float()
+
+
 def _of_arrays(items: Sequence[Any]) -> Any:
     """Collate rows, or rows and labels, to NumPy arrays."""
     if isinstance(items[0], tuple | list):
@@ -149,7 +154,7 @@ ODD_LOADERS: dict[str, Holder] = {
     "loader of sparse batches": _of_batches(lambda rows: torch.stack(rows).to_sparse()),
     "loader of meta batches": _of_batches(lambda rows: torch.stack(rows).to("meta")),
     "loader of batches without rows": _of_batches(lambda rows: torch.stack(rows)[:0]),
-    "loader of batches with a gradient": _of_batches(lambda rows: torch.stack(rows).float().requires_grad_()),
+    "loader of batches with a gradient": _of_batches(lambda rows: _real(torch.stack(rows)).requires_grad_()),
     "loader that is used up": of_items(lambda rows: iter(DataLoader(Rows(rows), _BATCH))),
     "list of loaders": of_items(lambda rows: [DataLoader(Rows(rows), _BATCH)]),
 }

@@ -173,3 +173,14 @@ def test_a_score_may_draw_from_the_global_generator(tmp_path):
         return train(RBM(6, 4, seed=0), X, epochs=5, stopping=stopping, **options, **QUIET)["score"]
 
     assert run(tmp_path / "whole") == interrupted(partial(run, tmp_path / "interrupted"), 3)
+
+
+def test_a_list_of_batches_is_compared_too(tmp_path):
+    def run(batches):
+        return train(
+            RBM(6, 4, seed=0), DataLoader(Items(X), batch_sampler=batches), epochs=1, checkpoint=tmp_path, **QUIET
+        )
+
+    run([[0, 1, 2], [3, 4]])
+    with pytest.raises(ValueError, match="holds a run with other data"):
+        run([[0, 1, 2], [5, 4]])
