@@ -63,6 +63,7 @@ OTHERS = {
     "defaults/table.md": lambda content: defaults.text(content["arms"]),
     "defaults-relu/table.md": lambda content: defaults.text(content["arms"]),
     "faults/table.md": lambda content: faults.table(content["rows"]),
+    "faults-steps/table.md": lambda content: faults.table(content["rows"]),
     "faults-ranks/table.md": lambda content: faults.table(content["rows"]),
     "fuzz/table.md": lambda content: fuzz.table(content["counts"]) + "\n\nno findings",
     "likelihood-small/table.md": lambda content: content["protocol"] + "\n\n" + likelihood.table(content["arms"]),
