@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, plots, reverse_ais, train
+from dbn import CD, PCD, RBM, Estimator, ais, datasets, exact_log_partition, reverse_ais, train
 from dbn.runtime.checks import choose_device
+from experiments.study import figures
 from experiments.study.command_line import option, parse
 from experiments.study.options import DataOptions, DeviceOption, OutOption
 from experiments.study.records import as_dict, environment, launch, mean_sd, write_json, write_text
@@ -101,7 +102,7 @@ def _draw(machines: Sequence[dict[str, Any]], config: Config) -> Any:
         for chains in config.chains
     }
     ylabel = "estimate − exact log Z, nats"
-    return plots.curves(panels, xlabel="temperatures", ylabel=ylabel, at=config.temperatures, linear_within=0.1)
+    return figures.curves(panels, xlabel="temperatures", ylabel=ylabel, at=config.temperatures, linear_within=0.1)
 
 
 def _is(row: dict[str, Any], base: str, chains: int) -> bool:

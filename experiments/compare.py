@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbn import distributed, plots
 from dbn.runtime.checks import whole_number
 from experiments.pretrain import image_shape
+from experiments.study import figures
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import FREE, StudyOptions, begin, shares_test_rows
 from experiments.study.initialisations import STARTS
@@ -119,10 +120,10 @@ def _show(config: Config, arms: list[Arm], plan: Sequence[Trial], out: Path) -> 
     found = text(config, arms, one_test_set=shares_test_rows(config))
     (out / "table.md").write_text(found + "\n")
     print(f"\n{found}\n")
-    figures = drawn(config, arms, plan)
-    for name, figure in figures.items():
+    pictures = drawn(config, arms, plan)
+    for name, figure in pictures.items():
         figure.savefig(out / name)
-    print(f"wrote {out}/results.json, table.md, {', '.join(figures)}")
+    print(f"wrote {out}/results.json, table.md, {', '.join(pictures)}")
 
 
 def text(config: Config, arms: list[dict[str, Any]], *, one_test_set: bool) -> str:
@@ -136,12 +137,12 @@ def text(config: Config, arms: list[dict[str, Any]], *, one_test_set: bool) -> s
 
 def drawn(config: Config, arms: Sequence[Arm], plan: Sequence[Trial]) -> dict[str, "Figure"]:
     """Draw `curves.png`, `signal.png` and, if a stack was pretrained, `filters.png`."""
-    figures = {"curves.png": _curves(config, arms), "signal.png": _signals(config, plan[: len(config.starts)])}
+    pictures = {"curves.png": _curves(config, arms), "signal.png": _signals(config, plan[: len(config.starts)])}
     pretrained = [trial for trial in plan if trial.initialisation.from_stack]
     if pretrained:
         weight = pretrained[0].stack(0)[0].layers[0].weight
-        figures["filters.png"] = plots.filters(weight, image_shape(plan[0].split(0)))
-    return figures
+        pictures["filters.png"] = plots.filters(weight, image_shape(plan[0].split(0)))
+    return pictures
 
 
 def _curves(config: Config, arms: Sequence[Arm]) -> "Figure":
@@ -151,7 +152,7 @@ def _curves(config: Config, arms: Sequence[Arm]) -> "Figure":
         for labels in config.labels
     }
     highlight = STARTS["dbn"].label
-    return plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
+    return figures.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=highlight, log=True)
 
 
 def _signals(config: Config, trials: Sequence[Trial]) -> "Figure":
@@ -162,7 +163,7 @@ def _signals(config: Config, trials: Sequence[Trial]) -> "Figure":
         f"spread of {kind} before training": {signal["start"]: signal[kind] for signal in found} for kind in kinds
     }
     ticks = dict(zip(panels, layer_names(len(config.hidden)), strict=True))
-    return plots.by_layer(panels, ticks=ticks, highlight=STARTS["dbn"].label)
+    return figures.by_layer(panels, ticks=ticks, highlight=STARTS["dbn"].label)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import distributed, plots
+from dbn import distributed
 from dbn.runtime.checks import whole_number
+from experiments.study import figures
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import FREE, Study, begin
 from experiments.study.initialisations import KNOWN
@@ -157,7 +158,7 @@ def draw(arms: Sequence[Arm]) -> "Figure":
                 run.append(error)
     depths = sorted({int(arm["depth"]) for arm in arms})
     names = {"xlabel": "hidden layers", "ylabel": "test error, %", "highlight": "DBN"}
-    return plots.curves(panels, **names, log=True, at=depths, at_log=False, band="range")
+    return figures.curves(panels, **names, log=True, at=depths, at_log=False, band="range")
 
 
 def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":
@@ -170,7 +171,7 @@ def draw_gradients(signals: Sequence[dict[str, Any]]) -> "Figure":
     }
     names = [*map(str, range(1, len(signals[0]["gradients"]))), "output"]
     ticks = dict.fromkeys(panels, names)
-    return plots.by_layer(panels, ticks=ticks, highlight="DBN")
+    return figures.by_layer(panels, ticks=ticks, highlight="DBN")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import distributed, plots
+from dbn import distributed
+from experiments.study import figures
 from experiments.study.command_line import option, parse
 from experiments.study.config import Study, begin, shares_test_rows
 from experiments.study.initialisations import KNOWN
@@ -142,7 +143,7 @@ def draw(arms: Sequence[Arm]) -> "Figure":
         f"{architecture}, {group}": {arm["start"]: arm["validation_curves"] for arm in found}
         for (architecture, group), found in _panels(arms).items()
     }
-    return plots.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=KNOWN["dbn"].label, log=True)
+    return figures.curves(panels, xlabel="epoch", ylabel="validation error, %", highlight=KNOWN["dbn"].label, log=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbn import distributed, plots
+from dbn import distributed
 from dbn.runtime.checks import whole_number
+from experiments.study import figures
 from experiments.study.command_line import check_several, option, parse
 from experiments.study.config import Study, begin, shares_test_rows, split_of
 from experiments.study.initialisations import KNOWN
@@ -161,7 +162,7 @@ def draw(config: Config, arms: Sequence[Arm]) -> "Figure":
             run.append(error)
     rows = sorted({arm["labelled_rows"] for arm in arms})
     again = " (the last: trained once more, with the validation rows)" * any("refit" in arm for arm in arms)
-    return plots.curves(
+    return figures.curves(
         panels, xlabel=f"labels{again}", ylabel="test error, %", highlight=KNOWN["dbn"].label, log=True, at=rows
     )
 

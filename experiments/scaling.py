@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dbn import CD, RBM, distributed, plots
+from dbn import CD, RBM, distributed
 from dbn.runtime.checks import whole_number
 from experiments.benchmarking.rank_pool import RankPool
 from experiments.benchmarking.timing import Row, learning, seconds
+from experiments.study import figures
 from experiments.study.command_line import option, parse
 from experiments.study.options import OutOption
 from experiments.study.records import as_dict, environment, launch, write_json, write_text
@@ -235,7 +236,7 @@ def draw(cost: Cost, config: Config, path: Path) -> None:
         pairs = zip(counts, times, strict=True)
         lines[f"{VISIBLE}–{config.drawn[-1]}, {config.batch} rows each"] = [[alone * n / took for n, took in pairs]]
         panels["this RBM, fitted" if link is None else f"{link.name}, assumed"] = lines
-    figure = plots.curves(
+    figure = figures.curves(
         panels,
         xlabel="devices, each as one core here",
         ylabel="rows a second, as a multiple of one's",

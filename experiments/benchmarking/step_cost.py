@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dbn import CD, DBN, RBM, plots
+from dbn import CD, DBN, RBM
 from experiments.benchmarking.timing import Row, Work, learning, paired, products, repeated
+from experiments.study import figures
 
 #: Training is said to be slow if it takes more than this factor of the time of its products.
 LEAVES = 1.5
@@ -47,7 +48,7 @@ def draw(rows: list[Row], path: Path) -> None:
         ours, floor = ([1e6 * row["seconds"][side] / row["rows"] for row in found] for side in (0, 1))
         where = leaving([row["value"] for row in found], [row["ratio"] for row in found])
         panels[f"{axis}\n{where}"] = ([row["value"] for row in found], {"dbn": ours, "products alone": floor})
-    plots.costs(panels, ylabel="µs a row").savefig(path)
+    figures.costs(panels, ylabel="µs a row").savefig(path)
 
 
 def leaving(values: list[int], ratios: list[float]) -> str:
