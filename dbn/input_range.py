@@ -31,7 +31,7 @@ def scale_of_training(known: Scale | None, rows: Tensor) -> Scale | None:
     """The range after training on rows (n, …): that of the units, or 0..1 or −1..1 if all rows lie there, else None."""
     if known is not None and known.of_units:
         return known
-    low, high = (float(bound) for bound in torch.aminmax(rows))
+    low, high = (float(bound) for bound in torch.aminmax(rows.detach()))
     if rows.numel() < _FEWEST_ENTRIES or low == high or low < -1 or high > 1:
         return None
     return Scale(0.0 if low >= 0 else -1.0, 1.0)
@@ -67,7 +67,7 @@ def scale_check(known: Scale | None) -> Callable[[Tensor, str], None]:
     def check(rows: Tensor, name: str) -> None:
         if known is None or not rows.numel():
             return
-        low, high = (float(bound) for bound in torch.aminmax(rows))
+        low, high = (float(bound) for bound in torch.aminmax(rows.detach()))
         limit = _FACTOR * max(abs(known.low), abs(known.high))
         if max(-low, high) > limit and _any_row_beyond(rows, limit, by_mean=known.of_units):
             raise ValueError(

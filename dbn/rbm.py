@@ -212,7 +212,7 @@ class RBM(nn.Module):
             for _ in range(steps):
                 h = self.hidden.sample(self.hidden_field(v), generator=generator)
                 v = self.visible.sample(self.visible_field(h), generator=generator)
-        largest = max(float(bound.abs()) for bound in torch.aminmax(v)) if v.numel() else 0.0
+        largest = max(float(bound.abs()) for bound in torch.aminmax(v.detach())) if v.numel() else 0.0
         if not math.isfinite(largest) or (largest > _LARGE and is_improper(self)):
             raise DivergenceError(f"v grew to {largest:.3g} within {steps} Gibbs steps: {self._without_distribution()}")
         return v

@@ -366,3 +366,8 @@ def test_the_first_free_energy_is_that_of_independent_units():
     _, p, log_mass = distribution(Bernoulli(3), torch.zeros(3, dtype=torch.float64))
     close((-rbm.free_energy(states(rbm.visible))).softmax(0).double(), p)
     close((-rbm.free_energy(torch.zeros(1, 3))).double(), (log_mass * 2 / 3)[None])
+
+
+def test_gibbs_takes_rows_with_a_gradient_without_a_warning():
+    v = torch.zeros(2, 4, requires_grad=True)
+    assert RBM(4, 3, seed=0).gibbs(v, 0) is v

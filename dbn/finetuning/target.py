@@ -257,7 +257,7 @@ def target_of(labels: Tensor, outputs: int, loss: Loss | None, name: str, known:
 def check_zero_to_one(labels: Tensor, name: str) -> None:
     """Raise a ValueError if labels are no zeros, ones, or numbers between."""
     check_finite(labels.reshape(len(labels), -1), f"labels of {name}")
-    low, high = (float(bound) for bound in torch.aminmax(labels))
+    low, high = (float(bound) for bound in torch.aminmax(labels.detach()))
     if low < 0 or high > 1:
         raise ValueError(f"labels of {name} lie in {low:g}..{high:g}: give 0 or 1 for each label to this loss")
 

@@ -113,7 +113,7 @@ def test_other_batches_of_a_sampler_are_refused(tmp_path):
 
     settings = {"epochs": 1, "checkpoint": tmp_path, **QUIET}
     train(RBM(6, 4, seed=0), loader(40), **settings)
-    with pytest.raises(ValueError, match="other rows_a_batch: give"):
+    with pytest.raises(ValueError, match="other rows per batch: give"):
         train(RBM(6, 4, seed=0), loader(50), **settings)
 
 

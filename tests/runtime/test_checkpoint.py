@@ -143,7 +143,9 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 
 def test_code_is_named(tmp_path):
     torch.save({"format": checkpoint.FORMAT, "kind": "numbers", "values": Explosive()}, tmp_path / "evil.pt")
-    with pytest.raises(checkpoint.DamagedError, match=r"holds code \(tests\.test_checkpoint\.run\), which was not run"):
+    with pytest.raises(
+        checkpoint.DamagedError, match=r"holds code \(tests\.runtime\.test_checkpoint\.run\), which was not run"
+    ):
         checkpoint.load(tmp_path / "evil.pt", kind="numbers")
 
 

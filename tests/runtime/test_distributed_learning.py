@@ -171,7 +171,7 @@ def wrongly(settings):
 
 
 def test_processes_with_other_arguments_do_not_wait_for_each_other(two):
-    with pytest.raises(ValueError, match="the processes have other batch_size, batches, epochs, rows_a_batch"):
+    with pytest.raises(ValueError, match="the processes have other batch_size, batches, epochs, rows per batch"):
         two(wrongly, [{"epochs": 1}, {"epochs": 2, "batch_size": 7}])
 
 
