@@ -37,7 +37,7 @@ def filters(weight: Tensor, shape: tuple[int, int] | None = None, *, count: int 
     Args:
         weight: (V, H), as `rbm.weight`.
         shape: height and width of a visible image.
-        count: at most so many hidden units, those with the largest weights.
+        count: the largest number of hidden units shown; those with the largest weights are.
         title: printed above.
 
     Raises:

@@ -29,7 +29,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes seconds by its nature; left out by default, see pyproject.toml")
     config.stash[_SLOW] = 0
     torch.set_default_dtype(getattr(torch, config.getoption("--default-dtype")))
 

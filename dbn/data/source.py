@@ -73,8 +73,8 @@ class Source(ABC):
 
         Of every batch it yields what is this process's: of several that work as one, each has its part.
 
-        `buffer_of` returns a buffer for so many rows, which a source that gathers rows may write to: each batch is then
-        overwritten by the next. The order is drawn, and the first `skip` batches are left out, before the call
+        `buffer_of` returns a buffer for a number of rows. A source that gathers rows may write to it: each batch is
+        then overwritten by the next. The order is drawn, and the first `skip` batches are left out, before the call
         returns.
         """
 
@@ -127,7 +127,7 @@ class MappedSource(Source):
 
 
 def evenly(rows: int, count: int) -> Tensor:
-    """At most `count` places of so many rows, evenly spaced, so that rows sorted by class are represented too."""
+    """At most `count` evenly spaced indices of `rows` rows, so that rows sorted by class are represented too."""
     return torch.arange(min(rows, count), dtype=torch.int64, device="cpu") * rows // min(rows, count)
 
 

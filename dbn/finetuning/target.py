@@ -232,7 +232,7 @@ class RealTargets(Target):
 
 
 def target_of(labels: Tensor, outputs: int, loss: Loss | None, name: str, known: Target | None = None) -> Target:
-    """The target that labels and a loss stand for, with a network of so many outputs.
+    """The target that labels and a loss stand for, for a network with `outputs` outputs.
 
     `known` is what it was fine-tuned for, which decides if there is no loss and the labels are recognised.
     """

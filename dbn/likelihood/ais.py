@@ -267,7 +267,7 @@ def _base(rbm: RBM, base: str | Tensor | NDArray[Any]) -> tuple[str, Tensor]:
 
 
 def ladder(temperatures: int | Tensor | NDArray[Any]) -> list[float]:
-    """All β from 0 to 1, of which there are so many after 0, or which are given."""
+    """All β from 0 to 1: a number of them after 0, or those that are given."""
     if not isinstance(temperatures, Tensor | np.ndarray):
         count = whole_number(temperatures, "temperatures") + 1
         return torch.linspace(0, 1, count, dtype=torch.float64, device="cpu").tolist()

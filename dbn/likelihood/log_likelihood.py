@@ -121,8 +121,8 @@ def pseudo_log_likelihood(
     Args:
         rbm: an RBM with an energy whose visible units have finitely many states.
         x: visible rows (n, V), of states and not of probabilities.
-        variables: sum over so many columns (or one-hot groups) alone, drawn without replacement and the same for all
-            rows, times their number over this: an unbiased estimate of the sum over all, which is the default.
+        variables: sum over this number of columns (or one-hot groups) alone, drawn without replacement and the same for
+            all rows, times their number over this: an unbiased estimate of the sum over all, which is the default.
         generator: draws them.
         seed: a number to seed a generator with, instead of `generator`.
 
@@ -131,7 +131,7 @@ def pseudo_log_likelihood(
 
     Raises:
         TypeError: if `rbm` is no RBM, units have no energy, or visible units infinitely many states.
-        ValueError: if the width of x is not V, rows are not states of the visible units, or there are not so many
+        ValueError: if the width of x is not V, rows are not states of the visible units, or there are fewer
             variables.
 
     Example:
